@@ -1,0 +1,166 @@
+//! What do the engine and the controller say to each other?
+//!
+//! The engine posts a [`Heartbeat`] every second to `POST /api/v1/heartbeat`; the reply is a
+//! [`DesiredState`]. Desired state is absolute, so a lost, repeated or late message does no harm.
+
+use crate::storage::{Codec, Tier};
+use serde::{Deserialize, Serialize};
+
+/// Version of heartbeat and desired state; another version is refused.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Where an executor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecutorPhase {
+    /// Waiting out the emulated provisioning delay.
+    Provisioning,
+    /// Process spawned, not registered yet.
+    Starting,
+    /// Registered and taking tasks.
+    Running,
+    /// Finishing its tasks before it leaves.
+    Draining,
+}
+
+/// One executor as the driver sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExecutorStatus {
+    /// Number of the executor, never reused within a data directory.
+    pub id: u64,
+    /// Operating-system process, when there is one.
+    pub pid: Option<u32>,
+    /// Phase now.
+    pub phase: ExecutorPhase,
+    /// When it was asked for, milliseconds since the Unix epoch.
+    pub requested_ms: i64,
+    /// When it registered, milliseconds since the Unix epoch.
+    pub registered_ms: Option<i64>,
+    /// When it finished its first task, milliseconds since the Unix epoch.
+    pub first_task_ms: Option<i64>,
+    /// Emulated provisioning delay that was drawn for it, seconds; 0 where the delay is real.
+    pub emulated_delay_s: f64,
+    /// CPU used since the last heartbeat as a share of its CPU limit, 0 to 1.
+    pub cpu_utilisation: f64,
+}
+
+/// One committed micro-batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// Number of the batch; increases by one with each commit.
+    pub batch: u64,
+    /// When it was committed, milliseconds since the Unix epoch.
+    pub committed_ms: i64,
+    /// Records that entered the sink.
+    pub records: u64,
+    /// Records dropped as repeats of one already in the sink.
+    pub duplicates: u64,
+    /// Records sent to the dead-letter topic.
+    pub dead_letter: u64,
+    /// Records too late for their window (they are in the sink, not in the window).
+    pub late: u64,
+    /// Alerts raised.
+    pub alerts: u64,
+    /// Wall time from planning to commit, milliseconds.
+    pub duration_ms: f64,
+    /// Sum of the CPU time that its tasks used on executors, milliseconds.
+    pub task_cpu_ms: f64,
+    /// Wall time in which no task ran: planning, commit and publication, milliseconds.
+    pub overhead_ms: f64,
+    /// Shuffle bytes written, after compression.
+    pub shuffle_bytes: u64,
+    /// Event-time-to-commit latency: counts per bucket of [`LATENCY_BUCKETS_MS`], the last one
+    /// holds everything above.
+    pub latency_counts: Vec<u64>,
+}
+
+/// Upper bounds of the latency buckets, milliseconds: 120 steps of 8 % from 10 ms, about 94 s.
+pub fn latency_buckets_ms() -> Vec<f64> {
+    (0..120).map(|step| 10.0 * 1.08_f64.powi(step)).collect()
+}
+
+/// The `quantile` (0 to 1) of a histogram over [`latency_buckets_ms`] (one extra bucket on top), in
+/// milliseconds: the upper bound of the bucket that holds it. 0 for an empty histogram.
+pub fn latency_quantile_ms(counts: &[u64], quantile: f64) -> f64 {
+    let total: u64 = counts.iter().sum();
+    if total == 0 {
+        return 0.0;
+    }
+    let rank = ((total as f64) * quantile).ceil().max(1.0) as u64;
+    let bounds = latency_buckets_ms();
+    let mut seen = 0;
+    for (index, count) in counts.iter().enumerate() {
+        seen += count;
+        if seen >= rank {
+            let last = bounds.len() - 1;
+            return if index > last { bounds[last] * 1.08 } else { bounds[index] };
+        }
+    }
+    bounds[bounds.len() - 1] * 1.08
+}
+
+/// Index of the bucket of [`latency_buckets_ms`] for `latency_ms`.
+pub fn latency_bucket(latency_ms: f64) -> usize {
+    if latency_ms <= 10.0 {
+        return 0;
+    }
+    let step = (latency_ms / 10.0).ln() / 1.08_f64.ln();
+    (step.ceil() as usize).min(120)
+}
+
+/// What the engine tells the controller, once a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// Name of the job.
+    pub job: String,
+    /// Start of this driver process, milliseconds since the Unix epoch: a later attempt has a
+    /// larger number, heartbeats of older attempts are refused.
+    pub attempt: i64,
+    /// Increases by one with every heartbeat of an attempt.
+    pub sequence: u64,
+    /// When it was made, milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// Executors in every phase.
+    pub executors: Vec<ExecutorStatus>,
+    /// Batches committed since the last acknowledged heartbeat, oldest first (at most 600).
+    pub batches: Vec<BatchReport>,
+    /// Records in the log that are not committed yet.
+    pub lag_records: u64,
+    /// Tasks waiting for a slot.
+    pub tasks_pending: u32,
+    /// Tasks running.
+    pub tasks_running: u32,
+    /// Records committed since the data directory was made.
+    pub committed_records: u64,
+    /// Trigger interval, milliseconds.
+    pub trigger_ms: f64,
+    /// Memory limit of an executor, gigabytes.
+    pub executor_memory_gb: f64,
+    /// CPU limit of an executor in cores; `None` where executors share the machine freely.
+    pub executor_cpu: Option<f64>,
+    /// Quantile 0.9 of the start-up delay of the provisioning mixture in force, seconds.
+    pub startup_delay_s: f64,
+    /// Last desired state that was applied.
+    pub applied_decision: u64,
+    /// Event-time watermark, milliseconds since the Unix epoch, when there is one.
+    pub watermark_ms: Option<i64>,
+    /// Executor seconds from request to release since the driver of this data directory first ran.
+    pub executor_seconds: f64,
+}
+
+/// What the controller wants, absolute and idempotent.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// Number of the decision in the decision log; never decreases.
+    pub decision_id: u64,
+    /// Executors to have, running and starting together.
+    pub executors: u32,
+    /// Tier of new shuffles.
+    pub tier: Tier,
+    /// Codec of new shuffles.
+    pub codec: Codec,
+}

@@ -1,0 +1,3 @@
+//! stub: see log.rs
+pub mod error;
+pub mod log;
