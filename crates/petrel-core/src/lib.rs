@@ -22,6 +22,7 @@ pub mod domain;
 pub mod live;
 pub mod policy;
 pub mod protocol;
+pub mod seqset;
 pub mod signal;
 pub mod storage;
 pub mod trace;

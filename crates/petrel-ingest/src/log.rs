@@ -29,7 +29,8 @@ struct Entry {
 }
 
 impl Batch {
-    /// Adds a record at the end.
+    /// Adds a record at the end. A batch is meant to stay far below 4 GiB; a log refuses to append more than
+    /// [`crate::MAX_APPEND_BYTES`] at once.
     pub fn push(&mut self, key: &[u8], value: &[u8], timestamp_ms: i64) {
         self.bytes.extend_from_slice(key);
         let key_end = self.bytes.len() as u32;
@@ -45,6 +46,11 @@ impl Batch {
     /// True without records.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Keys and values of all records, in order, without gaps.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Bytes of keys and values.
@@ -165,7 +171,6 @@ pub trait Producer: Send {
     /// later. [`LogError::Fenced`] when a newer producer has this identity.
     fn append(&mut self, batches: &[(TopicPartition, Batch)], position: u64) -> Result<(), LogError>;
 }
-
 
 /// Partition of a key: the same function for every log, so that a device always has one partition.
 pub fn partition_for(key: &[u8], partitions: u32) -> u32 {

@@ -1,0 +1,89 @@
+//! Which columns do the JSON records have? `CREATE TABLE raw (...)` read as an Arrow schema.
+
+use crate::error::PipelineError;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::sql::sqlparser::ast::{self, ColumnOption};
+use std::sync::Arc;
+
+/// Type of every time in a pipeline.
+pub(crate) const TIMESTAMP_MS: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
+
+const COLUMN_TYPES: &str = "VARCHAR, BIGINT, INTEGER, DOUBLE, BOOLEAN, TIMESTAMP";
+
+/// Columns that identify a record, with their types.
+pub(crate) fn identity_columns() -> [(&'static str, DataType); 3] {
+    [("device_id", DataType::Utf8), ("event_time", TIMESTAMP_MS), ("seq", DataType::Int64)]
+}
+
+/// Schema of the device metadata that pipelines may join with.
+pub fn devices_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("device_id", DataType::Utf8, false),
+        Field::new("domain", DataType::Utf8, true),
+        Field::new("kind", DataType::Utf8, true),
+        Field::new("area", DataType::Utf8, true),
+        Field::new("model", DataType::Utf8, true),
+        Field::new("limit_low", DataType::Float64, true),
+        Field::new("limit_high", DataType::Float64, true),
+    ]))
+}
+
+/// Schema of `CREATE TABLE raw`.
+pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<SchemaRef, PipelineError> {
+    let mut fields: Vec<Field> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let name = column_name(&column.name);
+        if fields.iter().any(|field| *field.name() == name) {
+            return Err(unsupported(format!("column `{name}` twice"), "each column once"));
+        }
+        let data_type = column_type(&column.data_type)
+            .ok_or_else(|| unsupported(format!("column `{name}` of type {}", column.data_type), COLUMN_TYPES))?;
+        let mut nullable = true;
+        for option in &column.options {
+            match option.option {
+                ColumnOption::NotNull => nullable = false,
+                ColumnOption::Null => nullable = true,
+                _ => {
+                    let found = format!("`{}` on column `{name}`", option.option);
+                    return Err(unsupported(found, "NOT NULL and NULL"));
+                }
+            }
+        }
+        fields.push(Field::new(name, data_type, nullable));
+    }
+    for (name, data_type) in identity_columns() {
+        let present = fields.iter().any(|field| {
+            field.name() == name && *field.data_type() == data_type && !field.is_nullable()
+        });
+        if !present {
+            return Err(PipelineError::Missing {
+                view: "raw".into(),
+                missing: format!("column `{name}`"),
+                expected: "device_id VARCHAR NOT NULL, event_time TIMESTAMP NOT NULL and seq BIGINT NOT NULL are needed"
+                    .into(),
+            });
+        }
+    }
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn unsupported(found: impl Into<String>, supported: impl Into<String>) -> PipelineError {
+    PipelineError::Unsupported { view: "raw".into(), found: found.into(), supported: supported.into() }
+}
+
+/// SQL folds unquoted names to lower case.
+pub(crate) fn column_name(ident: &ast::Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_ascii_lowercase() }
+}
+
+fn column_type(sql_type: &ast::DataType) -> Option<DataType> {
+    Some(match sql_type {
+        ast::DataType::Varchar(_) | ast::DataType::Text | ast::DataType::String(_) => DataType::Utf8,
+        ast::DataType::BigInt(_) => DataType::Int64,
+        ast::DataType::Int(_) | ast::DataType::Integer(_) => DataType::Int32,
+        ast::DataType::Double(_) | ast::DataType::DoublePrecision => DataType::Float64,
+        ast::DataType::Boolean | ast::DataType::Bool => DataType::Boolean,
+        ast::DataType::Timestamp(_, ast::TimezoneInfo::None) => TIMESTAMP_MS,
+        _ => return None,
+    })
+}
