@@ -146,3 +146,112 @@ impl TaskError {
         TaskError::Corrupt { path: path.to_path_buf(), detail: detail.into() }
     }
 }
+
+/// What stops the driver or an executor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The pipelines cannot be run.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// A task failed again and again.
+    #[error("task {task} of batch {batch} failed {failures} times; the last time: {detail}")]
+    TaskFailed {
+        /// Batch.
+        batch: u64,
+        /// Which task, in words.
+        task: String,
+        /// Failures that count.
+        failures: u32,
+        /// Last error.
+        detail: String,
+    },
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The shuffle cannot be used.
+    #[error(transparent)]
+    Shuffle(#[from] ShuffleError),
+    /// A task cannot even begin, or metadata could not be written.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A setting is out of range.
+    #[error(transparent)]
+    Invalid(#[from] InvalidValue),
+    /// Another driver uses the data directory.
+    #[error("{}: in use by another driver (process {pid}); stop it first", .path.display())]
+    DataDirInUse {
+        /// Data directory.
+        path: PathBuf,
+        /// Process that holds it.
+        pid: String,
+    },
+    /// The commit log is damaged before its end.
+    #[error("{}: damaged at byte {position}: {detail}; restore the data directory from a copy", .path.display())]
+    CommitLogCorrupt {
+        /// File.
+        path: PathBuf,
+        /// Byte.
+        position: u64,
+        /// What was found.
+        detail: String,
+    },
+    /// A file that a commit names is gone.
+    #[error("{}: committed and missing; restore it from a copy", .path.display())]
+    CommittedFileMissing {
+        /// File.
+        path: PathBuf,
+    },
+    /// The data directory was made with other settings.
+    #[error("data directory was made for {made_for}, now asked for {asked}; use the old setting or a new directory")]
+    DataDirMismatch {
+        /// What it was made for.
+        made_for: String,
+        /// What is asked for.
+        asked: String,
+    },
+    /// Driver and executor do not fit together.
+    #[error("driver refused executor {executor}: {reason}")]
+    ExecutorRefused {
+        /// Executor.
+        executor: u64,
+        /// What differs.
+        reason: String,
+    },
+    /// The connection to the driver ended, so the executor does too.
+    #[error("executor {executor}: connection to the driver at {address} ended")]
+    DriverLost {
+        /// Executor.
+        executor: u64,
+        /// Address of the driver.
+        address: String,
+    },
+    /// A message that is not the protocol, or too large for it.
+    #[error("{detail}")]
+    Protocol {
+        /// What was wrong.
+        detail: String,
+    },
+    /// The engine is stopping or has stopped.
+    #[error("engine has stopped: {detail}")]
+    Stopped {
+        /// Why.
+        detail: String,
+    },
+    /// Not everything was committed in time.
+    #[error("not drained within {waited_s:.0} s: {lag_records} records are not committed; they stay in the log")]
+    NotDrained {
+        /// Seconds waited.
+        waited_s: f64,
+        /// Records left.
+        lag_records: u64,
+    },
+    /// A file, a process or a socket failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done, with the path or address.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}

@@ -1,1 +1,8 @@
-//! stub
+//! engine
+pub mod commit_log;
+pub mod cpu_share;
+pub mod driver;
+pub mod error;
+pub mod provisioning;
+pub mod task;
+pub mod wire;

@@ -204,7 +204,8 @@ mod tests {
             let at = position.index(pieces[0].len());
             pieces[0][at] ^= flip;
             let result = stored(entries[0], pieces.remove(0)).decode();
-            prop_assert!(matches!(result, Err(ShuffleError::Corrupt { .. })));
+            let is_corrupt = matches!(result, Err(ShuffleError::Corrupt { .. }));
+            prop_assert!(is_corrupt);
         }
     }
 

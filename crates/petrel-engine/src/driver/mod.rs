@@ -1,0 +1,4 @@
+//! driver
+pub mod batch_plan;
+pub mod schedule;
+pub mod watermark;
