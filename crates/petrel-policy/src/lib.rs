@@ -1,1 +1,32 @@
-//! stub
+//! Everything that maps an observation to an action, and the guardrails around it. Pure: no clock, no I/O, no
+//! randomness.
+//!
+//! ```text
+//! Observation ─▶ policies/{fixed, hpa, spark_dra, forecast} ─▶ Decision (wish + reason)
+//!                                                                  │
+//!                            guardrails: min, max, step, hold, budget
+//!                                                                  ▼
+//!                                                         Decision (allowed)
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use petrel_policy::{PolicySettings, by_name};
+//!
+//! let policy = by_name("forecast", &PolicySettings::default())?;
+//! assert_eq!(policy.name(), "forecast");
+//! assert!(by_name("magic", &PolicySettings::default()).is_err());
+//! # Ok::<(), petrel_core::InvalidValue>(())
+//! ```
+
+pub mod guardrails;
+pub mod policies;
+mod registry;
+pub mod storage_rule;
+
+#[cfg(test)]
+mod test_observation;
+
+pub use guardrails::{GuardState, Guardrails};
+pub use registry::{POLICIES, PolicySettings, by_name};

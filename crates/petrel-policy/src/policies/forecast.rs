@@ -1,0 +1,160 @@
+//! A queue model on what the gateways foresee: enough executors for the upper quantile of the arrival rate at the
+//! time a new executor would be there.
+//!
+//! A micro-batch of `λ·T` records on `n` executors lasts `o + λ·T / (n·c)` (overhead `o`, trigger `T`, capacity `c` of one
+//! executor). It keeps up while that is at most `ρ·T`, so `n ≥ λ / (c·(ρ − o/T))`. The backlog above one trigger's
+//! arrivals must drain within the objective on top.
+
+use crate::policies::wish;
+use petrel_core::signal::rate_at_horizon;
+use petrel_core::{Decision, Observation, Policy};
+use serde::{Deserialize, Serialize};
+
+/// Column of the 0.9 quantile in a forecast row.
+const UPPER: usize = 2;
+
+/// Settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ForecastSettings {
+    /// ρ, share of the trigger interval that a micro-batch may take.
+    pub target_utilisation: f64,
+    /// Seconds beyond the start-up delay that are looked ahead: one decision interval.
+    pub margin_s: f64,
+    /// Seconds of forecast that must fit before executors are released.
+    pub scale_down_horizon_s: f64,
+    /// Age above which signals are not believed, seconds.
+    pub max_signal_age_s: f64,
+}
+
+impl Default for ForecastSettings {
+    fn default() -> Self {
+        Self { target_utilisation: 0.75, margin_s: 5.0, scale_down_horizon_s: 60.0, max_signal_age_s: 10.0 }
+    }
+}
+
+/// The forecasting rule; it has no memory of its own, the gateways' forecasters have.
+#[derive(Debug, Clone, Copy)]
+pub struct Forecast {
+    settings: ForecastSettings,
+}
+
+impl Forecast {
+    /// The rule with `settings`.
+    pub fn new(settings: ForecastSettings) -> Self {
+        Self { settings }
+    }
+
+    /// Executors that keep up with `rate` records/s.
+    fn executors_for(&self, observation: &Observation, rate: f64) -> u32 {
+        let overhead_share = observation.batch_overhead_ms / observation.trigger_ms.max(1.0);
+        // A trigger shorter than its overhead cannot be met by executors; the batches then grow instead.
+        let usable = (self.settings.target_utilisation - overhead_share).max(0.1);
+        (rate / (observation.executor_capacity.max(1.0) * usable)).ceil() as u32
+    }
+
+    /// Rate needed to drain what waits beyond one trigger's arrivals within half of the objective.
+    fn drain_rate(&self, observation: &Observation) -> f64 {
+        let normal = observation.arrival_rate * observation.trigger_ms / 1_000.0 * 1.5;
+        let excess = (observation.backlog_records - normal).max(0.0);
+        excess / (observation.slo.p95_ms / 2_000.0).max(0.1)
+    }
+}
+
+impl Policy for Forecast {
+    fn name(&self) -> &'static str {
+        "forecast"
+    }
+
+    fn decide(&mut self, observation: &Observation) -> Decision {
+        let settings = self.settings;
+        let drain = self.drain_rate(observation);
+        let current = observation.executors_target;
+        let believed = observation.forecast.filter(|_| observation.forecast_age_s <= settings.max_signal_age_s);
+        let Some(forecast) = believed else {
+            let rate = observation.arrival_rate + drain;
+            let executors = self.executors_for(observation, rate);
+            let reason = format!(
+                "no fresh signal: {:.0} records/s arriving and {drain:.0} to drain need {executors} executors",
+                observation.arrival_rate
+            );
+            return wish(observation, executors, reason);
+        };
+        let horizon_s = observation.startup_delay_s + settings.margin_s;
+        // What is wanted when a new executor would be ready, and at any time before.
+        let ahead = rate_at_horizon(&forecast, UPPER, horizon_s).max(forecast[0][UPPER]).max(observation.arrival_rate);
+        let needed = self.executors_for(observation, ahead + drain);
+        if needed >= current {
+            let reason = format!(
+                "up to {ahead:.0} records/s within {horizon_s:.0} s (0.9 quantile) and {drain:.0} to drain, {:.0} an executor: \
+                 {needed} executors",
+                observation.executor_capacity
+            );
+            return wish(observation, needed, reason);
+        }
+        let later = petrel_core::HORIZONS_S
+            .iter()
+            .zip(forecast)
+            .filter(|(horizon, _)| f64::from(**horizon) <= settings.scale_down_horizon_s)
+            .map(|(_, row)| row[UPPER])
+            .fold(ahead, f64::max);
+        let kept = self.executors_for(observation, later + drain).min(current);
+        let reason = format!(
+            "at most {later:.0} records/s within {:.0} s (0.9 quantile): {kept} executors are enough",
+            settings.scale_down_horizon_s
+        );
+        wish(observation, kept, reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_observation::quiet;
+
+    fn policy() -> Forecast {
+        Forecast::new(ForecastSettings::default())
+    }
+
+    fn rising(rates: [f64; 5]) -> Option<[[f64; 3]; 5]> {
+        Some(rates.map(|upper| [upper * 0.5, upper * 0.8, upper]))
+    }
+
+    #[test]
+    fn the_rate_at_the_start_up_horizon_counts() {
+        // Horizon 5 + 5 s lies between 5 s (1000) and 15 s (5000): 3000 records/s; usable share 0.75 - 0.1.
+        let observation = Observation { forecast: rising([1_000.0, 5_000.0, 9_000.0, 9_000.0, 9_000.0]), ..quiet() };
+        let decision = policy().decide(&observation);
+        assert_eq!(decision.action.executors, (3_000.0_f64 / (1_000.0 * 0.65)).ceil() as u32);
+        assert!(decision.reason.contains("3000 records/s within 10 s"), "{}", decision.reason);
+        let slow_start = Observation { startup_delay_s: 25.0, ..observation };
+        assert_eq!(policy().decide(&slow_start).action.executors, (9_000.0_f64 / 650.0).ceil() as u32);
+    }
+
+    #[test]
+    fn executors_stay_while_a_later_horizon_needs_them() {
+        let observation = Observation {
+            executors_target: 8,
+            forecast: rising([1_000.0, 1_000.0, 1_000.0, 4_000.0, 9_000.0]),
+            ..quiet()
+        };
+        assert_eq!(policy().decide(&observation).action.executors, (4_000.0_f64 / 650.0).ceil() as u32);
+    }
+
+    #[test]
+    fn a_backlog_adds_what_drains_it_within_half_the_objective() {
+        let calm = policy().decide(&quiet()).action.executors;
+        let behind = policy().decide(&Observation { backlog_records: 7_500.0, ..quiet() });
+        // (7500 - 1500) / 1.5 s = 4000 records/s more.
+        assert_eq!(behind.action.executors, ((1_100.0_f64 + 4_000.0) / 650.0).ceil() as u32);
+        assert!(behind.action.executors > calm);
+    }
+
+    #[test]
+    fn stale_signals_fall_back_to_what_arrives() {
+        let forecast = rising([9_000.0; 5]);
+        let observation = Observation { forecast, forecast_age_s: 11.0, ..quiet() };
+        let decision = policy().decide(&observation);
+        assert_eq!(decision.action.executors, (1_000.0_f64 / 650.0).ceil() as u32);
+        assert!(decision.reason.starts_with("no fresh signal"));
+    }
+}
