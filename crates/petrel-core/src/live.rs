@@ -89,6 +89,8 @@ pub struct Snapshot {
     pub executors_target: u32,
     /// Every executor.
     pub executors: Vec<ExecutorStatus>,
+    /// Records/s that one busy executor commits, measured on the batches so far.
+    pub executor_capacity: f64,
     /// Median latency, milliseconds.
     pub latency_p50_ms: f64,
     /// 95th percentile, milliseconds.

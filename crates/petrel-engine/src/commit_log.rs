@@ -77,6 +77,8 @@ pub struct CommitState {
     pub executor_seconds: f64,
     /// Executor numbers below this one may have been used.
     pub executor_ids_reserved: u64,
+    /// Drivers that have worked on the data directory.
+    pub driver_runs: u64,
     /// Compactions begun so far.
     pub compactions: u64,
     /// Last desired state that was applied.
@@ -137,6 +139,11 @@ pub enum CommitRecord {
         /// First number that is not reserved.
         reserved: u64,
     },
+    /// A driver took over the data directory.
+    DriverStarted {
+        /// Number of the start, from 1; attempts of different starts never share a file name.
+        run: u64,
+    },
     /// A compaction with this number was begun.
     CompactionBegun {
         /// Number.
@@ -158,6 +165,7 @@ impl CommitState {
             CommitRecord::ExecutorIds { reserved } => {
                 self.executor_ids_reserved = self.executor_ids_reserved.max(*reserved);
             }
+            CommitRecord::DriverStarted { run } => self.driver_runs = self.driver_runs.max(*run),
             CommitRecord::CompactionBegun { compaction } => self.compactions = self.compactions.max(*compaction),
         }
     }
@@ -231,7 +239,7 @@ impl CommitLog {
         let commits_dir = data_dir.join(COMMITS_DIR);
         fs::create_dir_all(&commits_dir).map_err(|error| io_error("create", &commits_dir, error))?;
         let lock = lock_data_dir(data_dir)?;
-        let mut log = match newest_file(&commits_dir)? {
+        let log = match newest_file(&commits_dir)? {
             Some((number, path)) => Self::reopen(data_dir, number, path, lock)?,
             None => {
                 let state = CommitState {
@@ -276,7 +284,7 @@ impl CommitLog {
     ///
     /// # Errors
     /// When a file is in neither place or the disk fails.
-    pub fn publish_files(&self, files: &[StagedFile]) -> Result<(), EngineError> {
+    pub fn place_files(&self, files: &[StagedFile]) -> Result<(), EngineError> {
         for file in files {
             finish_rename(&self.data_dir, file)?;
         }
@@ -595,7 +603,7 @@ mod tests {
             let file = staged(batch, FileKind::Validated);
             write(data_dir, &file.staged);
             log.append(&commit(batch, vec![file.clone()])).unwrap();
-            log.publish_files(&[file]).unwrap();
+            log.place_files(&[file]).unwrap();
         }
         log
     }

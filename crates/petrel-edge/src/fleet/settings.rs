@@ -20,13 +20,15 @@ pub struct FleetSettings {
     /// Arrival rate over trace time, already scaled; from [`super::load_trace`], so not part of the file form.
     #[serde(skip, default = "steady_trace")]
     pub trace: RateTrace,
+    /// Second of the trace at which the fleet begins: that of [`super::FleetStatus`] to go on after a restart.
+    pub trace_start_s: f64,
     /// Trace seconds per second of real time; the rate stays as the trace says.
     pub speed: f64,
     /// Standard deviation of the rate factor that is drawn every second (0 is a plain Poisson process).
     pub rate_spread: f64,
     /// Seed of the readings and of the arrivals.
     pub seed: u64,
-    /// Records in one MQTT message, as newline-delimited JSON: 1 to 10,000.
+    /// Records in one MQTT message, as newline-delimited JSON: 1 to 2,000.
     pub records_per_message: usize,
     /// With several records a message: the longest wait for a message to fill, milliseconds.
     pub linger_ms: u64,
@@ -58,6 +60,7 @@ impl Default for FleetSettings {
             devices: 300,
             gateways: Vec::new(),
             trace: steady_trace(),
+            trace_start_s: 0.0,
             speed: 1.0,
             rate_spread: 0.1,
             seed: 1,
@@ -95,12 +98,14 @@ impl FleetSettings {
             && !self.trace.rates.is_empty()
             && self.trace.rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0);
         refuse(!playable, "trace", self.trace.name.clone(), "at least one bin, with finite rates of at least 0")?;
+        let start_fits = self.trace_start_s.is_finite() && self.trace_start_s >= 0.0;
+        refuse(!start_fits, "trace_start_s", self.trace_start_s.to_string(), "seconds of at least 0")?;
         let speed_fits = self.speed > 0.0 && self.speed <= 1e6;
         refuse(!speed_fits, "speed", self.speed.to_string(), "above 0, at most 1000000")?;
         let spread_fits = (0.0..=2.0).contains(&self.rate_spread);
         refuse(!spread_fits, "rate_spread", self.rate_spread.to_string(), "0 to 2")?;
-        let batch_fits = (1..=10_000).contains(&self.records_per_message);
-        refuse(!batch_fits, "records_per_message", self.records_per_message.to_string(), "1 to 10000")?;
+        let batch_fits = (1..=2_000).contains(&self.records_per_message);
+        refuse(!batch_fits, "records_per_message", self.records_per_message.to_string(), "1 to 2000")?;
         refuse(self.linger_ms > 60_000, "linger_ms", self.linger_ms.to_string(), "0 to 60000")?;
         refuse(self.qos > 1, "qos", self.qos.to_string(), "0 or 1")?;
         refuse(!(1..=1_000).contains(&self.in_flight), "in_flight", self.in_flight.to_string(), "1 to 1000")?;

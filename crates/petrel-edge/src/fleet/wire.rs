@@ -14,7 +14,7 @@ pub enum ProtocolVersion {
 
 /// Longest packet that a device accepts from its gateway.
 const MAX_PACKET_BYTES: usize = 64 << 10;
-/// Longest topic, client id or other text of ours; longer ones are cut off by no caller.
+/// Name of the protocol, with its length.
 const PROTOCOL_NAME: &[u8] = b"\x00\x04MQTT";
 /// Reason codes of MQTT 5 from here on are failures.
 const FIRST_FAILURE: u8 = 0x80;

@@ -1,0 +1,158 @@
+//! What was decided, on what grounds, and what came of it? One transactional file that survives kill -9.
+
+use crate::error::ControlError;
+use petrel_core::{Action, Observation};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const DECISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("decisions");
+
+/// Rows kept; the oldest go first. At one decision every five seconds this is two months.
+const ROWS_KEPT: u64 = 1_000_000;
+
+/// One row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedDecision {
+    /// Number of the decision, from 1.
+    pub id: u64,
+    /// When, milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// Policy that decided.
+    pub policy: String,
+    /// What it saw.
+    pub observation: Observation,
+    /// What it wished.
+    pub wish: Action,
+    /// What the guardrails let through.
+    pub action: Action,
+    /// Why, in words.
+    pub reason: String,
+    /// Time that policy and guardrails took, microseconds.
+    pub took_us: f64,
+    /// What came of it, in words; empty until it is known.
+    pub effect: String,
+}
+
+/// The log of decisions, `decisions.redb` in the data directory.
+pub struct DecisionLog {
+    database: Database,
+    path: PathBuf,
+}
+
+impl DecisionLog {
+    /// Opens the log in `directory`, or makes it. A log that was cut off by kill -9 is repaired.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the file cannot be opened, for example because another process has it.
+    pub fn open(directory: &Path) -> Result<Self, ControlError> {
+        let path = directory.join("decisions.redb");
+        let refuse = |detail: String| ControlError::DecisionLog { path: path.display().to_string(), detail };
+        std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
+        let database = Database::create(&path).map_err(|error| refuse(error.to_string()))?;
+        let log = Self { database, path };
+        log.write(|_| Ok(()))?;
+        Ok(log)
+    }
+
+    /// Writes a decision durably (fsync) before it returns.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the disk fails.
+    pub fn append(&self, decision: &LoggedDecision) -> Result<(), ControlError> {
+        let row = self.encode(decision)?;
+        self.write(|table| {
+            table.insert(decision.id, row.as_slice())?;
+            if table.len()? > ROWS_KEPT {
+                table.pop_first()?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what came of decision `id`; nothing happens if its row is gone.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the disk fails.
+    pub fn set_effect(&self, id: u64, effect: &str) -> Result<(), ControlError> {
+        let Some(mut decision) = self.get(id)? else { return Ok(()) };
+        decision.effect = effect.to_string();
+        let row = self.encode(&decision)?;
+        self.write(|table| {
+            table.insert(id, row.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// One decision.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the file cannot be read.
+    pub fn get(&self, id: u64) -> Result<Option<LoggedDecision>, ControlError> {
+        self.read(|table| table.get(id)?.map(|row| self.decode(row.value())).transpose())
+    }
+
+    /// The newest decision.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the file cannot be read.
+    pub fn last(&self) -> Result<Option<LoggedDecision>, ControlError> {
+        self.read(|table| table.last()?.map(|(_, row)| self.decode(row.value())).transpose())
+    }
+
+    /// Decisions with numbers from `first` on, at most `limit`.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when the file cannot be read.
+    pub fn from(&self, first: u64, limit: usize) -> Result<Vec<LoggedDecision>, ControlError> {
+        self.read(|table| {
+            let mut decisions = Vec::new();
+            for row in table.range(first..)?.take(limit) {
+                decisions.push(self.decode(row?.1.value())?);
+            }
+            Ok(decisions)
+        })
+    }
+
+    fn encode(&self, decision: &LoggedDecision) -> Result<Vec<u8>, ControlError> {
+        serde_json::to_vec(decision).map_err(|error| self.failed(error))
+    }
+
+    fn decode(&self, row: &[u8]) -> Result<LoggedDecision, Failure> {
+        serde_json::from_slice(row).map_err(|error| Failure(error.to_string()))
+    }
+
+    fn failed(&self, detail: impl ToString) -> ControlError {
+        ControlError::DecisionLog { path: self.path.display().to_string(), detail: detail.to_string() }
+    }
+
+    fn write(
+        &self,
+        change: impl FnOnce(&mut redb::Table<'_, u64, &'static [u8]>) -> Result<(), Failure>,
+    ) -> Result<(), ControlError> {
+        let outcome = || -> Result<(), Failure> {
+            let transaction = self.database.begin_write()?;
+            change(&mut transaction.open_table(DECISIONS)?)?;
+            transaction.commit()?;
+            Ok(())
+        };
+        outcome().map_err(|failure| self.failed(failure.0))
+    }
+
+    fn read<T>(
+        &self,
+        look: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, Failure>,
+    ) -> Result<T, ControlError> {
+        let outcome = || -> Result<T, Failure> { look(&self.database.begin_read()?.open_table(DECISIONS)?) };
+        outcome().map_err(|failure| self.failed(failure.0))
+    }
+}
+
+/// What the store said; it gets its path on the way out.
+struct Failure(String);
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(error.into().to_string())
+    }
+}
