@@ -153,6 +153,20 @@ impl SeqSet {
     pub fn holes(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.intervals.windows(2).map(|pair| (pair[0].1 + 1, pair[1].0 - 1))
     }
+
+    /// How many numbers are in both sets (saturating).
+    pub fn intersection_len(&self, other: &SeqSet) -> u64 {
+        let (mut mine, mut theirs) = (self.intervals.iter().peekable(), other.intervals.iter().peekable());
+        let mut shared = 0_u64;
+        while let (Some((first, last)), Some((other_first, other_last))) = (mine.peek(), theirs.peek()) {
+            let (from, to) = (*first.max(other_first), *last.min(other_last));
+            if from <= to {
+                shared = shared.saturating_add((to - from).saturating_add(1));
+            }
+            if last <= other_last { mine.next() } else { theirs.next() };
+        }
+        shared
+    }
 }
 
 impl From<SeqSet> for Vec<(u64, u64)> {
@@ -210,6 +224,17 @@ mod tests {
             let missing: u64 = set.holes().map(|(first, last)| last - first + 1).sum();
             let span = plain.last().map_or(0, |last| last - plain.first().unwrap() + 1);
             prop_assert_eq!(missing, span - plain.len() as u64);
+        }
+
+        #[test]
+        fn intersections_are_counted(
+            one in prop::collection::btree_set(0_u64..60, 0..40),
+            other in prop::collection::btree_set(0_u64..60, 0..40),
+        ) {
+            let shared = one.intersection(&other).count() as u64;
+            let (one, other): (SeqSet, SeqSet) = (one.into_iter().collect(), other.into_iter().collect());
+            prop_assert_eq!(one.intersection_len(&other), shared);
+            prop_assert_eq!(other.intersection_len(&one), shared);
         }
 
         #[test]

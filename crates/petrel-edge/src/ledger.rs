@@ -506,7 +506,8 @@ mod tests {
             let slot = again.slot("new");
             again.acknowledge(slot, 7, 9);
             again.flush().unwrap();
-            prop_assert_eq!(Ledger::read(dir.path()).unwrap()["new"].intervals(), &[(7, 9)]);
+            let read = Ledger::read(dir.path()).unwrap();
+            prop_assert_eq!(read["new"].intervals(), &[(7, 9)]);
         }
 
         #[test]

@@ -106,9 +106,21 @@ pub enum Outcome {
     Failed {
         /// The error in words.
         detail: String,
-        /// True when something around the task was at fault and another try may do: the log or the shuffle was away.
-        transient: bool,
+        /// Whose fault it was.
+        class: FailureClass,
     },
+}
+
+/// What a failure means for the task and its batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// The task or its data: counts towards the limit of failures.
+    Counted,
+    /// The log or the shuffle was away: another try may do, and does not count.
+    Transient,
+    /// Map output that was committed is not there any more: the batch must run again from its map stage.
+    ShuffleLost,
 }
 
 /// Driver to executor.

@@ -13,9 +13,10 @@ use petrel_core::{Codec, InvalidValue};
 pub const MAX_APPEND_BYTES: usize = 64 << 20;
 /// Bytes before the data.
 pub(crate) const PACKED_HEADER_BYTES: usize = 13;
-/// Most records in one batch; with at most 20 bytes of bookkeeping each this bounds the raw size.
-pub(crate) const MAX_BATCH_RECORDS: usize = 4 << 20;
-const MAX_RAW_BYTES: usize = MAX_APPEND_BYTES + 20 * MAX_BATCH_RECORDS;
+/// Most records that one append may carry.
+pub const MAX_APPEND_RECORDS: usize = 1 << 20;
+/// Each record has at most 20 bytes of bookkeeping.
+pub(crate) const MAX_RAW_BYTES: usize = MAX_APPEND_BYTES + 20 * MAX_APPEND_RECORDS;
 const ZSTD_LEVEL: i32 = 1;
 
 /// The fixed part of a packed batch.
@@ -37,7 +38,7 @@ impl PackedHeader {
         let records = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
         let raw_bytes = u32::from_le_bytes([head[5], head[6], head[7], head[8]]);
         let crc = u32::from_le_bytes([head[9], head[10], head[11], head[12]]);
-        if records == 0 || records as usize > MAX_BATCH_RECORDS || raw_bytes as usize > MAX_RAW_BYTES {
+        if records == 0 || records as usize > MAX_APPEND_RECORDS || raw_bytes as usize > MAX_RAW_BYTES {
             return Err(format!("a batch claims {records} records in {raw_bytes} bytes"));
         }
         Ok(Self { codec, records, raw_bytes, crc })
@@ -104,11 +105,11 @@ impl Packer {
 
     /// Packs a batch that is not empty. Data that does not shrink is kept as it is.
     pub(crate) fn pack(&mut self, batch: &Batch) -> Result<Vec<u8>, LogError> {
-        if batch.payload_bytes() > MAX_APPEND_BYTES || batch.len() > MAX_BATCH_RECORDS {
+        if batch.payload_bytes() > MAX_APPEND_BYTES || batch.len() > MAX_APPEND_RECORDS {
             return Err(InvalidValue::new(
                 "batch",
                 format!("{} records in {} bytes", batch.len(), batch.payload_bytes()),
-                format!("at most {MAX_BATCH_RECORDS} records in {MAX_APPEND_BYTES} bytes"),
+                format!("at most {MAX_APPEND_RECORDS} records in {MAX_APPEND_BYTES} bytes"),
             )
             .into());
         }

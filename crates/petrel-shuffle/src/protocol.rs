@@ -24,11 +24,11 @@ pub const MAGIC: [u8; 4] = *b"PSHF";
 /// Largest head, bytes.
 pub const MAX_HEAD_BYTES: u32 = 4 << 20;
 /// Largest body of a request, bytes: one map output as stored.
-pub const MAX_BODY_BYTES: u64 = 1 << 30;
+pub const MAX_BODY_BYTES: u64 = 256 << 20;
 /// Bytes before the head.
 pub const PREFIX_BYTES: usize = 16;
 
-/// Status byte pair of the server's hello: come in.
+/// Status of the server's hello: come in.
 pub(crate) const HELLO_WELCOME: u16 = 0;
 /// Status of the server's hello: no free connection.
 pub(crate) const HELLO_BUSY: u16 = 1;

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const MAX_CONNECTIONS: usize = 256;
 /// A peer that stalls inside a frame for this long is cut off.
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Bodies on their way in, over all connections; a writer above it waits, unread, in its socket.
+const MAX_INBOUND_BYTES: u64 = 2 * MAX_BODY_BYTES;
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// Serves a store on a socket until it is dropped.
@@ -35,6 +37,19 @@ struct Shared {
     stop: AtomicBool,
     connections: Mutex<Connections>,
     changed: Condvar,
+    inbound: Inbound,
+}
+
+#[derive(Debug, Default)]
+struct Inbound {
+    bytes: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// Room for one body; given back when dropped.
+struct InboundRoom<'a> {
+    inbound: &'a Inbound,
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +72,7 @@ impl ShuffleServer {
             stop: AtomicBool::new(false),
             connections: Mutex::default(),
             changed: Condvar::new(),
+            inbound: Inbound::default(),
         });
         // Made before the first thread, so that an error on the way stops what was started.
         let mut server = Self { address, shared: Arc::clone(&shared), threads: Vec::new() };
@@ -165,6 +181,24 @@ fn admit(shared: &Arc<Shared>, mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+impl Inbound {
+    fn room(&self, bytes: u64) -> InboundRoom<'_> {
+        let mut used = locked(&self.bytes);
+        while *used + bytes > MAX_INBOUND_BYTES {
+            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
+        }
+        *used += bytes;
+        InboundRoom { inbound: self, bytes }
+    }
+}
+
+impl Drop for InboundRoom<'_> {
+    fn drop(&mut self) {
+        *locked(&self.inbound.bytes) -= self.bytes;
+        self.inbound.freed.notify_all();
+    }
+}
+
 /// Takes a connection off the list however its thread ends.
 struct OpenConnection {
     shared: Arc<Shared>,
@@ -194,8 +228,10 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     while let Some(prefix) = next_prefix(shared, &mut stream)? {
         let (head, body_bytes) = read_head(&mut stream, &prefix, MAX_BODY_BYTES)?;
         let request = Request::decode(&head, body_bytes).map_err(invalid_data)?;
+        let room = shared.inbound.room(body_bytes);
         let body = read_body(&mut stream, body_bytes)?;
         let (response, blocks) = answer(&shared.store, request, body);
+        drop(room);
         let frame = frame(&response.encode(), blocks.iter().map(|block| block.len() as u64).sum());
         let pieces: Vec<&[u8]> = std::iter::once(frame.as_slice()).chain(blocks.iter().map(|b| &b[..])).collect();
         write_all_vectored(&mut stream, &pieces)?;

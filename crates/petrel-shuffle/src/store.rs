@@ -328,13 +328,14 @@ impl ShuffleStore {
     }
 
     fn find<'a>(&self, state: &'a mut State, shuffle_id: u64) -> Result<&'a mut Registered, ShuffleError> {
-        let expired = state.expired.contains(&shuffle_id);
         match state.shuffles.get_mut(&shuffle_id) {
             Some(registered) => {
                 registered.last_use = Instant::now();
                 Ok(registered)
             }
-            None if expired => Err(ShuffleError::Expired { shuffle_id, ttl_ms: self.settings.ttl.as_millis() as u64 }),
+            None if state.expired.contains(&shuffle_id) => {
+                Err(ShuffleError::Expired { shuffle_id, ttl_ms: self.settings.ttl.as_millis() as u64 })
+            }
             None => Err(ShuffleError::Unknown { shuffle_id }),
         }
     }

@@ -78,6 +78,11 @@ impl Child {
         &self.shared.spec.name
     }
 
+    /// Process id of the running process; 0 before the first start.
+    pub(crate) fn pid(&self) -> u32 {
+        self.shared.pid.load(Ordering::SeqCst)
+    }
+
     /// The newest status line.
     pub(crate) fn status(&self) -> Option<Value> {
         self.lock().status.clone()

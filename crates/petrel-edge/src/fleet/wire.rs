@@ -206,9 +206,9 @@ mod tests {
                 push_publish(&mut out, version, "iot/healthcare/ecg-00004", packet_id, &payload);
                 let mut bytes = bytes::BytesMut::from(&out[..]);
                 if version == ProtocolVersion::V4 {
-                    let Ok(v4::Packet::Connect(connect)) = v4::read(&mut bytes, 1 << 20) else { panic!("no CONNECT") };
+                    let Ok(v4::Packet::Connect(connect)) = v4::Packet::read(&mut bytes, 1 << 20) else { panic!("no CONNECT") };
                     prop_assert_eq!((connect.client_id.as_str(), connect.keep_alive, connect.clean_session), ("ecg-00004", 60, true));
-                    let Ok(v4::Packet::Publish(publish)) = v4::read(&mut bytes, 1 << 20) else { panic!("no PUBLISH") };
+                    let Ok(v4::Packet::Publish(publish)) = v4::Packet::read(&mut bytes, 1 << 20) else { panic!("no PUBLISH") };
                     prop_assert_eq!((publish.topic.as_str(), &publish.payload[..]), ("iot/healthcare/ecg-00004", &payload[..]));
                     prop_assert_eq!((publish.qos == QoS::AtLeastOnce, publish.pkid), (!at_most_once, packet_id.unwrap_or(0)));
                 } else {

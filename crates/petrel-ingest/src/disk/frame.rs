@@ -76,7 +76,7 @@ pub(super) struct BatchHead {
 
 /// Epoch and position of a producer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct ProducerState {
+pub(crate) struct ProducerState {
     pub epoch: u64,
     pub position: u64,
 }

@@ -11,9 +11,10 @@ mod recovery;
 
 use crate::error::LogError;
 use crate::log::{Batch, Fetched, Log, OffsetRange, Producer, TopicPartition, TopicSpec};
-use crate::packed::{MAX_APPEND_BYTES, PACKED_HEADER_BYTES, PackedHeader, Packer, Unpacker};
+use crate::packed::{MAX_APPEND_BYTES, MAX_APPEND_RECORDS, MAX_RAW_BYTES, PACKED_HEADER_BYTES, PackedHeader, Packer, Unpacker};
 use crate::topics::TOPICS_WITHOUT_RELEASE;
-use frame::{BatchHead, Frame, ProducerState};
+pub(crate) use frame::ProducerState;
+use frame::{BatchHead, Frame};
 use index::Index;
 use journal::{Journal, Writers};
 use petrel_core::{Codec, InvalidValue};
@@ -229,8 +230,8 @@ impl DiskLog {
         position: u64,
     ) -> Result<(), LogError> {
         let packed_bytes: usize = batches.iter().map(|batch| batch.packed.len()).sum();
-        if packed_bytes > MAX_APPEND_BYTES + batches.len() * PACKED_HEADER_BYTES {
-            let expected = format!("at most {MAX_APPEND_BYTES} bytes in one append");
+        if packed_bytes > MAX_RAW_BYTES + batches.len() * PACKED_HEADER_BYTES {
+            let expected = format!("at most {MAX_RAW_BYTES} packed bytes in one append");
             return Err(InvalidValue::new("append", format!("{packed_bytes} bytes"), expected).into());
         }
         let journal = &self.journal;
@@ -461,16 +462,23 @@ impl Producer for DiskProducer {
     }
 }
 
+/// Refuses more than one append may carry.
+pub(crate) fn check_append_size(batches: &[(TopicPartition, Batch)]) -> Result<(), InvalidValue> {
+    let payload_bytes: usize = batches.iter().map(|(_, batch)| batch.payload_bytes()).sum();
+    let records: usize = batches.iter().map(|(_, batch)| batch.len()).sum();
+    if payload_bytes > MAX_APPEND_BYTES || records > MAX_APPEND_RECORDS {
+        let expected = format!("at most {MAX_APPEND_RECORDS} records and {MAX_APPEND_BYTES} bytes in one append");
+        return Err(InvalidValue::new("append", format!("{records} records, {payload_bytes} bytes"), expected));
+    }
+    Ok(())
+}
+
 /// Packs the batches that are not empty, within the limit of one append.
 pub(crate) fn pack_all<'a>(
     packer: &mut Packer,
     batches: &'a [(TopicPartition, Batch)],
 ) -> Result<Vec<(&'a TopicPartition, Vec<u8>)>, LogError> {
-    let payload_bytes: usize = batches.iter().map(|(_, batch)| batch.payload_bytes()).sum();
-    if payload_bytes > MAX_APPEND_BYTES {
-        let expected = format!("at most {MAX_APPEND_BYTES} bytes in one append");
-        return Err(InvalidValue::new("append", format!("{payload_bytes} bytes"), expected).into());
-    }
+    check_append_size(batches)?;
     batches
         .iter()
         .filter(|(_, batch)| !batch.is_empty())

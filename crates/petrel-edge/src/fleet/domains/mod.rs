@@ -135,7 +135,7 @@ mod tests {
     fn episodes_take_their_share_of_time_and_their_mean_length() {
         let mut rng = Pcg64Mcg::seed_from_u64(1);
         let mut episode = Episode::new(0.05, 20.0, &mut rng);
-        let (mut seconds_on, mut begun) = (0.0, 0);
+        let (mut seconds_on, mut begun) = (0.0_f64, 0);
         let step = Moment { time_ms: 0, since_last_s: 0.5 };
         for _ in 0..2_000_000 {
             begun += u32::from(episode.step(step, &mut rng));
