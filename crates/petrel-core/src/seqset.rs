@@ -163,7 +163,11 @@ impl SeqSet {
             if from <= to {
                 shared = shared.saturating_add((to - from).saturating_add(1));
             }
-            if last <= other_last { mine.next() } else { theirs.next() };
+            if last <= other_last {
+                mine.next()
+            } else {
+                theirs.next()
+            };
         }
         shared
     }

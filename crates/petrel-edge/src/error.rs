@@ -19,7 +19,9 @@ pub enum EdgeError {
         source: std::io::Error,
     },
     /// The write-ahead queue is damaged before its end.
-    #[error("{path}: write-ahead queue is damaged at byte {position}: {detail}; acknowledged records may follow, so nothing was cut off")]
+    #[error(
+        "{path}: write-ahead queue is damaged at byte {position}: {detail}; acknowledged records may follow, so nothing was cut off"
+    )]
     WalDamaged {
         /// Segment file.
         path: String,
@@ -66,7 +68,9 @@ pub enum EdgeError {
         source: LogError,
     },
     /// The queue was not empty at the deadline; the rest is kept on disk.
-    #[error("{queued_records} records were still queued after {waited_ms} ms; they are kept and forwarded after the next start")]
+    #[error(
+        "{queued_records} records were still queued after {waited_ms} ms; they are kept and forwarded after the next start"
+    )]
     NotDrained {
         /// Records left.
         queued_records: u64,

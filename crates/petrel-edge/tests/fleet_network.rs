@@ -1,10 +1,12 @@
 //! Does what devices see acknowledged reach the gateway, whole and in the ledger, over lost connections and restarts?
 //! The gateway here is a small MQTT sink of this test, which drops connections as its case says.
 
+#![allow(clippy::unwrap_used)]
+
+use petrel_core::Domain;
 use petrel_core::trace::{Family, RateTrace};
 use petrel_edge::fleet::{Fleet, FleetSettings, FleetStatus, ProtocolVersion};
 use petrel_edge::ledger::Ledger;
-use petrel_core::Domain;
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 use serde_json::Value;
@@ -83,7 +85,9 @@ impl Sink {
                     4 => match v4::Packet::read(&mut bytes, 1 << 20) {
                         Ok(v4::Packet::Connect(_)) => Err(&[0x20, 2, 0, 0][..]),
                         Ok(v4::Packet::PingReq) => Err(&[0xd0, 0][..]),
-                        Ok(v4::Packet::Publish(publish)) => Ok((publish.topic, publish.pkid, publish.dup, publish.payload)),
+                        Ok(v4::Packet::Publish(publish)) => {
+                            Ok((publish.topic, publish.pkid, publish.dup, publish.payload))
+                        }
                         Ok(_) => Err(&[][..]),
                         Err(_) => break,
                     },
@@ -141,7 +145,9 @@ impl Sink {
         seen.largest_batch = seen.largest_batch.max(lines.len());
         for line in lines {
             let record = serde_json::from_slice::<Value>(line).ok();
-            let seq = record.filter(|record| record["device_id"] == device.as_str()).and_then(|record| record["seq"].as_u64());
+            let seq = record
+                .filter(|record| record["device_id"] == device.as_str())
+                .and_then(|record| record["seq"].as_u64());
             let Some(seq) = seq.filter(|seq| *seq > 0) else {
                 seen.malformed += 1;
                 continue;
@@ -188,10 +194,17 @@ fn assert_ledger_is_whole(directory: &Path, status: &FleetStatus, seen: &Seen) {
     let ledger = Ledger::read(&directory.join("ledger")).unwrap();
     let mut total = 0;
     for (device, set) in &ledger {
-        assert!(set.is_empty() || (set.intervals().len() == 1 && set.min() == Some(1)), "{device}: {:?}", set.intervals());
+        assert!(
+            set.is_empty() || (set.intervals().len() == 1 && set.min() == Some(1)),
+            "{device}: {:?}",
+            set.intervals()
+        );
         total += set.len();
         for seq in 1..=set.max().unwrap_or(0) {
-            assert!(seen.records.contains_key(&(device.clone(), seq)), "{device} {seq} is acknowledged and not in the sink");
+            assert!(
+                seen.records.contains_key(&(device.clone(), seq)),
+                "{device} {seq} is acknowledged and not in the sink"
+            );
         }
     }
     assert_eq!(total, status.acknowledged);
@@ -201,8 +214,10 @@ fn assert_ledger_is_whole(directory: &Path, status: &FleetStatus, seen: &Seen) {
 #[test]
 fn all_records_are_acknowledged_in_both_versions() {
     for protocol in [ProtocolVersion::V4, ProtocolVersion::V5] {
-        let (directory, one, two) = (tempfile::tempdir().unwrap(), Sink::start(Manners::default()), Sink::start(Manners::default()));
-        let fleet = Fleet::start(FleetSettings { protocol, ..settings(directory.path(), &[&one, &two], 3_000.0) }).unwrap();
+        let (directory, one, two) =
+            (tempfile::tempdir().unwrap(), Sink::start(Manners::default()), Sink::start(Manners::default()));
+        let fleet =
+            Fleet::start(FleetSettings { protocol, ..settings(directory.path(), &[&one, &two], 3_000.0) }).unwrap();
         wait_until("1,000 records", || fleet.status().acknowledged >= 1_000);
         wait_until("all devices", || fleet.status().connected == 12);
         assert_balanced(&fleet.status());
@@ -218,7 +233,8 @@ fn all_records_are_acknowledged_in_both_versions() {
 
 #[test]
 fn lost_connections_lose_nothing_and_repeat_the_same_bytes() {
-    let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(Manners { drop_after: Some(40), silent: false }));
+    let (directory, sink) =
+        (tempfile::tempdir().unwrap(), Sink::start(Manners { drop_after: Some(40), silent: false }));
     let fleet = Fleet::start(settings(directory.path(), &[&sink], 4_000.0)).unwrap();
     wait_until("connections are lost", || fleet.status().connections_lost >= 40);
     wait_until("2,000 records", || fleet.status().acknowledged >= 2_000);
@@ -281,7 +297,9 @@ fn a_restarted_fleet_goes_on_and_fills_its_holes_first() {
 #[test]
 fn several_records_travel_in_one_message() {
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(Manners::default()));
-    let fleet = Fleet::start(FleetSettings { records_per_message: 10, ..settings(directory.path(), &[&sink], 6_000.0) }).unwrap();
+    let fleet =
+        Fleet::start(FleetSettings { records_per_message: 10, ..settings(directory.path(), &[&sink], 6_000.0) })
+            .unwrap();
     wait_until("3,000 records", || fleet.status().acknowledged >= 3_000);
     let status = fleet.stop(DEADLINE).unwrap();
     let seen = sink.seen.lock().unwrap();
@@ -293,7 +311,8 @@ fn several_records_travel_in_one_message() {
 #[test]
 fn repetitions_and_malformed_payloads_leave_the_numbers_alone() {
     let (directory, sink) = (tempfile::tempdir().unwrap(), Sink::start(Manners::default()));
-    let wanted = FleetSettings { duplicate_share: 0.1, malformed_share: 0.05, ..settings(directory.path(), &[&sink], 4_000.0) };
+    let wanted =
+        FleetSettings { duplicate_share: 0.1, malformed_share: 0.05, ..settings(directory.path(), &[&sink], 4_000.0) };
     let fleet = Fleet::start(wanted).unwrap();
     wait_until("4,000 records", || fleet.status().acknowledged >= 4_000);
     let status = fleet.stop(DEADLINE).unwrap();

@@ -1,5 +1,7 @@
 //! Are the records what `docs/records.md` says: deterministic, valid, in range, with the shares of the issue?
 
+#![allow(clippy::unwrap_used)]
+
 use petrel_core::Domain;
 use petrel_edge::fleet::generate::{DeviceMeta, Malformation, roster};
 use serde_json::Value;
@@ -54,7 +56,8 @@ fn documented_fields() -> BTreeMap<(String, String), Field> {
             continue;
         }
         let name = cells[1].trim_matches('`').to_string();
-        let (kinds, form, range) = if section.is_empty() { ("all", cells[2], cells[4]) } else { (cells[2], cells[3], cells[5]) };
+        let (kinds, form, range) =
+            if section.is_empty() { ("all", cells[2], cells[4]) } else { (cells[2], cells[3], cells[5]) };
         let bounds: Vec<f64> = range.split(" to ").filter_map(|bound| bound.parse().ok()).collect();
         let range = <[f64; 2]>::try_from(bounds).ok().map(|[low, high]| (low, high));
         fields.insert((section.clone(), name), Field { kinds: kinds.to_string(), form: form.to_string(), range });
@@ -76,13 +79,17 @@ fn every_field_is_documented_with_its_type_and_stays_in_its_range() {
     assert!(documented.len() > 40, "only {} fields were found in docs/records.md", documented.len());
     let mut met = BTreeSet::new();
     for domain in Domain::ALL {
-        for record in records(domain, 60, 60_000, 8) {
+        for record in records(domain, 60, 30_000, 8) {
             for (name, value) in record.as_object().unwrap() {
                 let common = (String::new(), name.clone());
-                let key = if documented.contains_key(&common) { common } else { (domain.name().to_string(), name.clone()) };
+                let key =
+                    if documented.contains_key(&common) { common } else { (domain.name().to_string(), name.clone()) };
                 let field = documented.get(&key).unwrap_or_else(|| panic!("{domain}: `{name}` is not documented"));
                 let kind = record["kind"].as_str().unwrap();
-                assert!(["all", "both"].contains(&&field.kinds[..]) || field.kinds.contains(kind), "`{name}` in {kind}");
+                assert!(
+                    ["all", "both"].contains(&&field.kinds[..]) || field.kinds.contains(kind),
+                    "`{name}` in {kind}"
+                );
                 let fits = match &field.form[..] {
                     "string" => value.is_string(),
                     "integer" => value.is_u64(),
@@ -95,7 +102,10 @@ fn every_field_is_documented_with_its_type_and_stays_in_its_range() {
                 };
                 assert!(fits, "{domain}: `{name}` is {value}, documented as {}", field.form);
                 if let (Some((low, high)), Some(number)) = (field.range, value.as_f64()) {
-                    assert!((low..=high).contains(&number), "{domain}: `{name}` is {number}, documented {low} to {high}");
+                    assert!(
+                        (low..=high).contains(&number),
+                        "{domain}: `{name}` is {number}, documented {low} to {high}"
+                    );
                 }
                 met.insert(key);
             }
@@ -128,12 +138,22 @@ fn kinds_have_their_shares_and_records_about_250_bytes() {
 
 #[test]
 fn about_one_in_twenty_patients_and_machines_is_abnormal() {
-    let abnormal = |record: &Value| record["abnormal"] == true;
-    let patients = share(&records(Domain::Healthcare, 200, 800_000, 3), abnormal);
+    // 200 devices, 20 minutes at 1 record/s each; the flag is the end of the text, so nothing is parsed.
+    let abnormal_share = |domain| {
+        let (mut fleet, mut line, mut abnormal) = (roster(&[domain], 200, 3), Vec::new(), 0_u32);
+        for second in 0..1_200 {
+            for device in &mut fleet {
+                line.clear();
+                device.write_record(START_MS + second * 1_000, second as u64 + 1, &mut line);
+                abnormal += u32::from(line.ends_with(b"\"abnormal\":true}"));
+            }
+        }
+        f64::from(abnormal) / 240_000.0
+    };
+    let (patients, machines) = (abnormal_share(Domain::Healthcare), abnormal_share(Domain::Industrial));
     assert!((patients - 0.05).abs() < 0.008, "healthcare {patients}");
-    let machines = share(&records(Domain::Industrial, 200, 800_000, 3), abnormal);
     assert!((0.02..0.06).contains(&machines), "industrial {machines}");
-    let city = share(&records(Domain::SmartCity, 200, 800_000, 3), abnormal);
+    let city = abnormal_share(Domain::SmartCity);
     assert!((0.003..0.025).contains(&city), "smart city {city}");
 }
 
@@ -143,7 +163,7 @@ fn readings_belong_together() {
     for record in vitals.iter().filter(|record| record["kind"] == "vital-signs") {
         assert!(record["diastolic_mmhg"].as_u64() < record["systolic_mmhg"].as_u64(), "{record}");
     }
-    let city = records(Domain::SmartCity, 50, 100_000, 4);
+    let city = records(Domain::SmartCity, 50, 50_000, 4);
     for record in city.iter().filter(|record| record["kind"] == "air-quality") {
         assert!(record["pm10_ugm3"].as_f64() >= record["pm25_ugm3"].as_f64(), "{record}");
     }
@@ -164,10 +184,10 @@ fn readings_belong_together() {
 fn machines_wear_out_and_are_maintained() {
     let mut fleet = roster(&[Domain::Industrial], 10, 11);
     let (mut line, mut maintained, mut highest, mut types) = (Vec::new(), 0, 0.0_f64, BTreeSet::new());
-    for step in 0..30_000_u64 {
+    for step in 0..15_000_u64 {
         for device in &mut fleet {
             line.clear();
-            device.write_record(START_MS + step as i64 * 200, step + 1, &mut line);
+            device.write_record(START_MS + step as i64 * 400, step + 1, &mut line);
             let record: Value = serde_json::from_slice(&line).unwrap();
             types.insert(record["machine_type"].to_string());
             if device.meta().kind == "machine" {
@@ -180,8 +200,8 @@ fn machines_wear_out_and_are_maintained() {
             }
         }
     }
-    // 100 minutes: seven machines with lives of 10 to 30 minutes, 50 records in each maintenance of 10 s.
-    assert!((20..=60).contains(&(maintained / 50)), "{maintained} records in maintenance");
+    // 100 minutes: seven machines with lives of 10 to 30 minutes, 25 records in each maintenance of 10 s.
+    assert!((20..=60).contains(&(maintained / 25)), "{maintained} records in maintenance");
     assert!((1.01..1.5).contains(&highest), "highest vibration is {highest} of the limit");
     assert_eq!(types.len(), 5);
 }

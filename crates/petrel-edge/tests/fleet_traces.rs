@@ -1,5 +1,7 @@
 //! Can every recorded trace be read? The directory is `PETREL_TRACES`, or `../shared/traces` beside the workspace.
 
+#![allow(clippy::unwrap_used)]
+
 use petrel_edge::fleet::load_trace;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -23,7 +25,11 @@ fn every_recorded_trace_has_the_bins_that_its_index_states() {
         assert_eq!(trace.rates.len() as u64, entry["bins"].as_u64().unwrap(), "{}", trace.name);
         assert_eq!(trace.bin_s, entry["bin_s"].as_f64().unwrap(), "{}", trace.name);
         let mean_per_bin = trace.mean_rate() * trace.bin_s / 2.0;
-        assert!((mean_per_bin - entry["mean_per_bin"].as_f64().unwrap()).abs() < 0.001, "{}: {mean_per_bin}", trace.name);
+        assert!(
+            (mean_per_bin - entry["mean_per_bin"].as_f64().unwrap()).abs() < 0.001,
+            "{}: {mean_per_bin}",
+            trace.name
+        );
     }
 }
 

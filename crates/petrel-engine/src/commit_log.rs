@@ -320,11 +320,8 @@ impl CommitLog {
     }
 
     fn reopen(data_dir: &Path, number: u64, path: PathBuf, lock: File) -> Result<Self, EngineError> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|error| io_error("open", &path, error))?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(|error| io_error("open", &path, error))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|error| io_error("read", &path, error))?;
         let (records, valid_bytes) = decode_all(&bytes, &path)?;
@@ -486,8 +483,8 @@ fn decode_all(bytes: &[u8], path: &Path) -> Result<(Vec<CommitRecord>, usize), E
             bytes.get(start..start + body_bytes).filter(|body| crc32fast::hash(body) == crc)
         });
         let Some(body) = body else {
-            let follows = (position + 1..bytes.len())
-                .any(|at| bytes[at..].starts_with(&MAGIC) && header(&bytes[at..]).is_some());
+            let follows =
+                (position + 1..bytes.len()).any(|at| bytes[at..].starts_with(&MAGIC) && header(&bytes[at..]).is_some());
             if follows {
                 return Err(corrupt(position, "a record is damaged and valid records follow it".into()));
             }

@@ -89,12 +89,10 @@ impl CgroupParent {
                 (mount.kind == "cgroup2").then(|| mount.resolve(own_path))?
             })
         };
-        let v1 = v1_dir("cpu").map(|cpu_dir| Self {
-            version: Enforcement::CgroupV1,
-            cpu_dir,
-            memory_dir: v1_dir("memory"),
-        });
-        let v2 = v2_dir().map(|dir| Self { version: Enforcement::CgroupV2, memory_dir: Some(dir.clone()), cpu_dir: dir });
+        let v1 =
+            v1_dir("cpu").map(|cpu_dir| Self { version: Enforcement::CgroupV1, cpu_dir, memory_dir: v1_dir("memory") });
+        let v2 =
+            v2_dir().map(|dir| Self { version: Enforcement::CgroupV2, memory_dir: Some(dir.clone()), cpu_dir: dir });
         [v1, v2].into_iter().flatten().collect()
     }
 

@@ -52,11 +52,14 @@ impl ExecutorArgs {
     /// Names the variable that is missing or wrong; an executor is not meant to be started by hand.
     pub fn from_env() -> Result<Self, InvalidValue> {
         let read = |name: &str| {
-            std::env::var(name).map_err(|_| InvalidValue::new(name, "", "a value set by `petrel driver`, which starts executors"))
+            std::env::var(name)
+                .map_err(|_| InvalidValue::new(name, "", "a value set by `petrel driver`, which starts executors"))
         };
         let (driver, executor) = (read(ENV_DRIVER)?, read(ENV_EXECUTOR)?);
         Ok(Self {
-            driver: driver.parse().map_err(|_| InvalidValue::new(ENV_DRIVER, &driver, "an address such as 127.0.0.1:4000"))?,
+            driver: driver
+                .parse()
+                .map_err(|_| InvalidValue::new(ENV_DRIVER, &driver, "an address such as 127.0.0.1:4000"))?,
             executor: executor.parse().map_err(|_| InvalidValue::new(ENV_EXECUTOR, &executor, "a number"))?,
             token: read(ENV_TOKEN)?,
         })
@@ -198,7 +201,9 @@ fn work(
         let outcome = match result {
             Ok(Ok(output)) => Outcome::Done { output: Box::new(output) },
             Ok(Err(error)) => Outcome::Failed { detail: error.to_string(), class: classify(&error) },
-            Err(panic) => Outcome::Failed { detail: format!("panic: {}", panic_text(&*panic)), class: FailureClass::Counted },
+            Err(panic) => {
+                Outcome::Failed { detail: format!("panic: {}", panic_text(&*panic)), class: FailureClass::Counted }
+            }
         };
         if matches!(outcome, Outcome::Failed { class: FailureClass::Transient, .. }) {
             thread::sleep(PAUSE_AFTER_TRANSIENT);
@@ -233,5 +238,9 @@ fn classify(error: &TaskError) -> FailureClass {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown")
 }

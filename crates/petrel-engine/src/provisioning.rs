@@ -201,7 +201,9 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_refused_with_what_is_allowed() {
-        for text in ["", "fast", "warm:0.5", "warm:0.5,warm:0.5", "warm,cached", "warm:NaN", "warm:-1,node:2", "warm:1,"] {
+        for text in
+            ["", "fast", "warm:0.5", "warm:0.5,warm:0.5", "warm,cached", "warm:NaN", "warm:-1,node:2", "warm:1,"]
+        {
             let error = text.parse::<Provisioning>().unwrap_err();
             assert_eq!((error.field.as_str(), error.value.as_str()), ("provisioning", text));
         }

@@ -56,9 +56,8 @@ fn main() {
                     lift[1] += table[1][2] / RATE_PER_GATEWAY;
                 }
             }
-            let explained = |alarm: f64| {
-                trace.bursts.iter().any(|burst| (burst.onset_s..=burst.end_s + 5.0).contains(&alarm))
-            };
+            let explained =
+                |alarm: f64| trace.bursts.iter().any(|burst| (burst.onset_s..=burst.end_s + 5.0).contains(&alarm));
             false_alarms += alarms.iter().filter(|alarm| !explained(**alarm)).count() as u32;
         }
         let share = |count: u32| f64::from(count) / f64::from(outcomes);

@@ -197,7 +197,7 @@ impl Forecaster {
             Some((last_ms, last_second)) => {
                 let elapsed_ms = time_ms.saturating_sub(last_ms);
                 let elapsed_s = elapsed_ms.saturating_add(500).div_euclid(1_000);
-                if elapsed_s > LONGEST_GAP_S || elapsed_s < -LONGEST_GAP_S {
+                if !(-LONGEST_GAP_S..=LONGEST_GAP_S).contains(&elapsed_s) {
                     self.restart(rate);
                     0
                 } else if elapsed_s <= 0 {

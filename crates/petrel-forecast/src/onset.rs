@@ -15,7 +15,7 @@ const FAST_GAIN: f64 = 0.4;
 /// Mean lag of the fast level behind the rate, seconds: (1 - gain) / gain.
 const FAST_LAG_S: f64 = (1.0 - FAST_GAIN) / FAST_GAIN;
 /// Gain of the quiet level, once enough seconds were seen.
-const QUIET_GAIN: f64 = 0.06;
+const QUIET_GAIN: f64 = 0.12;
 /// Seconds without a new maximum after which a climb has reached its top.
 const TOP_AFTER_S: u32 = 4;
 /// A burst whose peak is lower than this ratio is not remembered as one.
@@ -224,11 +224,12 @@ impl OnsetDetector {
             return;
         }
         // Young detectors average, old ones smooth; what may be an onset hardly moves the level.
-        let gain = (1.0 / self.seconds as f64).max(QUIET_GAIN) * (1.0 - self.onset_probability) / (1.0 + self.cusum);
+        let gain =
+            (1.0 / self.seconds as f64).max(QUIET_GAIN) * (1.0 - self.onset_probability) / (1.0 + 0.3 * self.cusum);
         let sd = self.noise_sd(expected);
         let innovation = (rate - expected).clamp(-3.0 * sd, 3.0 * sd);
         self.quiet_level = (expected + gain * innovation).max(0.0);
-        self.quiet_trend = 0.97 * self.quiet_trend + 0.04 * gain * innovation;
+        self.quiet_trend = 0.98 * self.quiet_trend + 0.15 * gain * innovation;
         let relative = innovation.abs() / expected.max(1.0);
         let noise_gain = (1.0 / (self.seconds as f64 + 5.0)).max(0.02);
         self.relative_noise += noise_gain * (relative - self.relative_noise);
@@ -277,7 +278,7 @@ impl OnsetDetector {
             self.enter(Regime::Climb);
             return;
         }
-        let gain = if rate < self.recovery_level { 0.5 } else { QUIET_GAIN };
+        let gain = if rate < self.recovery_level { 0.4 } else { 0.2 };
         self.recovery_level += gain * (rate - self.recovery_level);
         let is_back = self.fast_level < self.quiet_level + 1.5 * self.noise_sd(self.quiet_level);
         if is_back {

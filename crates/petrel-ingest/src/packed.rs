@@ -172,7 +172,8 @@ impl Unpacker {
             Codec::None => data,
             Codec::Lz4 => {
                 self.raw.resize(raw_bytes, 0);
-                let written = lz4_flex::block::decompress_into(data, &mut self.raw).map_err(|error| error.to_string())?;
+                let written =
+                    lz4_flex::block::decompress_into(data, &mut self.raw).map_err(|error| error.to_string())?;
                 &self.raw[..written]
             }
             Codec::Zstd => {
@@ -295,14 +296,14 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_is_noticed(records in records(), position in any::<prop::sample::Index>(), bit in 0..8) {
+        fn one_flipped_bit_is_noticed(records in records(), position in any::<prop::sample::Index>(), bit in 0_u32..8) {
             let mut batch = Batch::default();
             for (key, value, timestamp_ms) in &records {
                 batch.push(key, value, *timestamp_ms);
             }
             let mut packed = Packer::new(Codec::Lz4).unwrap().pack(&batch).unwrap();
             let position = position.index(packed.len());
-            packed[position] ^= 1 << bit;
+            packed[position] ^= 1_u8 << bit;
             let mut out = Fetched::default();
             prop_assert!(Unpacker::default().unpack_into(&packed, 0, 0, u64::MAX, &mut out).is_err());
         }

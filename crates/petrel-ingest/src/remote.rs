@@ -267,4 +267,3 @@ impl Producer for RemoteProducer {
         Ok(())
     }
 }
-

@@ -191,8 +191,7 @@ fn serve(log: &DiskLog, stream: &mut TcpStream) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         }
-        let request =
-            Request::decode(&body).map_err(|detail| io::Error::new(io::ErrorKind::InvalidData, detail))?;
+        let request = Request::decode(&body).map_err(|detail| io::Error::new(io::ErrorKind::InvalidData, detail))?;
         let mut message = answer(log, request);
         wire::write_message(stream, &mut message)?;
         if body.capacity() > 16 << 20 {
@@ -229,13 +228,7 @@ fn answer(log: &DiskLog, request: Request<'_>) -> Vec<u8> {
 
 type PackedPlace<'a> = (crate::log::TopicPartition, &'a [u8]);
 
-fn append(
-    log: &DiskLog,
-    id: &str,
-    epoch: u64,
-    position: u64,
-    batches: &[PackedPlace<'_>],
-) -> Result<(), LogError> {
+fn append(log: &DiskLog, id: &str, epoch: u64, position: u64, batches: &[PackedPlace<'_>]) -> Result<(), LogError> {
     for (_, packed) in batches {
         packed::verify(packed).map_err(|detail| InvalidValue::new("batch", detail, "a batch with its checksum"))?;
     }

@@ -18,7 +18,8 @@ pub fn connect(url: &str) -> Result<Arc<dyn Log>, LogError> {
     let (scheme, rest) = url.split_once("://").ok_or_else(refuse)?;
     let address = rest.strip_suffix('/').unwrap_or(rest);
     let is_host_and_port = |part: &str| {
-        part.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+        part.rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
     };
     match scheme {
         "petrel" if is_host_and_port(address) => Ok(Arc::new(RemoteLog::connect(address)?)),
@@ -48,7 +49,17 @@ mod tests {
 
     #[test]
     fn a_wrong_url_is_met_with_what_is_expected() {
-        for url in ["", "petrel", "petrel://", "petrel://host", "petrel://:1", "petrel://h:0", "petrel://h:70000", "http://h:1", "kafka://a:1,b"] {
+        for url in [
+            "",
+            "petrel",
+            "petrel://",
+            "petrel://host",
+            "petrel://:1",
+            "petrel://h:0",
+            "petrel://h:70000",
+            "http://h:1",
+            "kafka://a:1,b",
+        ] {
             let error = connect(url).err().unwrap();
             assert!(error.to_string().contains(EXPECTED), "{url}: {error}");
         }

@@ -13,6 +13,9 @@ use std::fmt;
 pub const MAX_DEVICE_ID_BYTES: usize = 128;
 /// Longest record type, bytes.
 pub const MAX_KIND_BYTES: usize = 64;
+/// Broken records inside each other make the same bytes be read again and again: after this many times the payload's
+/// size, the rest is refused in one piece.
+const WASTE_FACTOR: usize = 8;
 /// A value in a refusal is cut after this many bytes.
 const MAX_SHOWN_BYTES: usize = 128;
 
@@ -192,12 +195,7 @@ pub enum Checked<'a> {
 /// Every byte that is not white space, and not the brackets and commas of an array, belongs to exactly one answer.
 /// After a record that is not JSON, reading goes on at the next line that begins with `{`; in an array, where no such
 /// place is certain, the rest is refused together with it.
-pub fn validate<'a>(
-    domain: Domain,
-    payload: &'a [u8],
-    now_ms: i64,
-    limits: &ValidationLimits,
-) -> Records<'a> {
+pub fn validate<'a>(domain: Domain, payload: &'a [u8], now_ms: i64, limits: &ValidationLimits) -> Records<'a> {
     let oldest_ms = now_ms.saturating_sub(limits.max_age_ms);
     let newest_ms = now_ms.saturating_add(limits.max_future_ms);
     let max_record_bytes = limits.max_record_bytes;
@@ -205,7 +203,7 @@ pub fn validate<'a>(
         Ok(text) => (text, State::Start),
         Err(error) => ("", State::NotUtf8 { valid_bytes: error.valid_up_to() }),
     };
-    Records { domain, payload, text, at: 0, state, oldest_ms, newest_ms, max_record_bytes }
+    Records { domain, payload, text, at: 0, state, oldest_ms, newest_ms, max_record_bytes, wasted_bytes: 0 }
 }
 
 /// Iterator over the records of a payload; see [`validate`].
@@ -219,6 +217,8 @@ pub struct Records<'a> {
     oldest_ms: i64,
     newest_ms: i64,
     max_record_bytes: usize,
+    /// Bytes read up to an error, which may have to be read again.
+    wasted_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,13 +252,7 @@ impl<'a> Iterator for Records<'a> {
             (State::Start, None) => {
                 self.state = State::Done;
                 let (value, expected) = ("nothing".to_string(), EXPECTED_OBJECT.to_string());
-                Some(Checked::Refused(Refused::unread(
-                    Reason::MalformedJson,
-                    "payload",
-                    value,
-                    expected,
-                    self.payload,
-                )))
+                Some(Checked::Refused(Refused::unread(Reason::MalformedJson, "payload", value, expected, self.payload)))
             }
             (State::Start, Some(b'[')) => {
                 self.at += 1;
@@ -318,11 +312,13 @@ impl<'a> Records<'a> {
                 self.judge(envelope, &self.payload[start..self.at])
             }
             Err(error) => {
+                let offset = error_offset(rest, &error);
+                self.wasted_bytes += offset;
                 let bytes = self.skip_malformed(start);
                 Checked::Refused(Refused {
                     reason: Reason::MalformedJson,
                     field: "record",
-                    value: near(rest, &error),
+                    value: near(rest, offset),
                     expected: format!("JSON ({error})"),
                     device_id: envelope.readable_device_id(),
                     seq: envelope.readable_seq(),
@@ -337,7 +333,9 @@ impl<'a> Records<'a> {
     fn skip_malformed(&mut self, start: usize) -> &'a [u8] {
         let rest = &self.payload[start..];
         let next_record = match self.state {
-            State::Objects => memchr::memmem::find(rest, b"\n{").map(|newline| newline + 1),
+            State::Objects if self.wasted_bytes <= WASTE_FACTOR * self.payload.len() => {
+                memchr::memmem::find(rest, b"\n{").map(|newline| newline + 1)
+            }
             _ => None,
         };
         match next_record {
@@ -390,7 +388,8 @@ impl<'a> Records<'a> {
     /// The first thing that is wrong with a record.
     fn fault(&self, envelope: &Envelope<'a>, bytes: &[u8]) -> Option<(Reason, &'static str, String, String)> {
         if bytes.len() > self.max_record_bytes {
-            let (value, expected) = (format!("{} bytes", bytes.len()), format!("at most {} bytes", self.max_record_bytes));
+            let (value, expected) =
+                (format!("{} bytes", bytes.len()), format!("at most {} bytes", self.max_record_bytes));
             return Some((Reason::TooLarge, "record", value, expected));
         }
         if let Some(other) = &envelope.instead_of_object {
@@ -474,15 +473,16 @@ fn text_fault(
     }
 }
 
-/// The text around the place where JSON ended.
-fn near(text: &str, error: &serde_json::Error) -> String {
-    let line_start = text
-        .split_inclusive('\n')
-        .take(error.line().saturating_sub(1))
-        .map(str::len)
-        .sum::<usize>();
-    let mut start = (line_start + error.column().saturating_sub(1)).min(text.len());
-    start = start.saturating_sub(16).max(line_start.min(start));
+/// Where in `text` an error was found.
+fn error_offset(text: &str, error: &serde_json::Error) -> usize {
+    let lines_before = error.line().saturating_sub(1);
+    let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
+    (line_start + error.column().saturating_sub(1)).min(text.len())
+}
+
+/// The text around `offset`.
+fn near(text: &str, offset: usize) -> String {
+    let mut start = offset.saturating_sub(16);
     while !text.is_char_boundary(start) {
         start -= 1;
     }
@@ -793,3 +793,6 @@ impl<'de> Visitor<'de> for Skip {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

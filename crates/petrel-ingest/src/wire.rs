@@ -318,7 +318,11 @@ fn put_error(out: &mut Vec<u8>, error: &LogError) {
             put_string(out, value);
             put_string(out, expected);
         }
-        LogError::Io { .. } | LogError::Remote { .. } => {
+        LogError::Remote { detail, .. } => {
+            out.push(9);
+            put_string(out, detail);
+        }
+        LogError::Io { .. } => {
             out.push(9);
             put_string(out, &error.to_string());
         }

@@ -27,13 +27,13 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ShuffleServer {
     address: SocketAddr,
+    store: Arc<ShuffleStore>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    store: Arc<ShuffleStore>,
     stop: AtomicBool,
     connections: Mutex<Connections>,
     changed: Condvar,
@@ -68,17 +68,16 @@ impl ShuffleServer {
         let listener = TcpListener::bind(listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
-            store,
             stop: AtomicBool::new(false),
             connections: Mutex::default(),
             changed: Condvar::new(),
             inbound: Inbound::default(),
         });
         // Made before the first thread, so that an error on the way stops what was started.
-        let mut server = Self { address, shared: Arc::clone(&shared), threads: Vec::new() };
-        let sweeper = Arc::clone(&shared);
-        server.threads.push(spawn("shuffle-sweep", move || sweep(&sweeper)).map_err(failed)?);
-        server.threads.push(spawn("shuffle-accept", move || accept(&shared, &listener)).map_err(failed)?);
+        let mut server = Self { address, store: Arc::clone(&store), shared: Arc::clone(&shared), threads: Vec::new() };
+        let (sweeper, swept) = (Arc::clone(&shared), Arc::clone(&store));
+        server.threads.push(spawn("shuffle-sweep", move || sweep(&sweeper, &swept)).map_err(failed)?);
+        server.threads.push(spawn("shuffle-accept", move || accept(&shared, &store, &listener)).map_err(failed)?);
         Ok(server)
     }
 
@@ -89,7 +88,7 @@ impl ShuffleServer {
 
     /// The store behind the socket.
     pub fn store(&self) -> &Arc<ShuffleStore> {
-        &self.shared.store
+        &self.store
     }
 }
 
@@ -126,18 +125,18 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHan
     thread::Builder::new().name(name.to_string()).spawn(body)
 }
 
-fn sweep(shared: &Shared) {
+fn sweep(shared: &Shared, store: &ShuffleStore) {
     let mut connections = locked(&shared.connections);
     while !shared.stop.load(SeqCst) {
         let waited = shared.changed.wait_timeout(connections, SWEEP_PERIOD);
         connections = waited.unwrap_or_else(PoisonError::into_inner).0;
         drop(connections);
-        shared.store.expire_idle(Instant::now());
+        store.expire_idle(Instant::now());
         connections = locked(&shared.connections);
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+fn accept(shared: &Arc<Shared>, store: &Arc<ShuffleStore>, listener: &TcpListener) {
     loop {
         let accepted = listener.accept();
         if shared.stop.load(SeqCst) {
@@ -153,13 +152,13 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
                 continue;
             }
         };
-        if let Err(error) = admit(shared, stream) {
+        if let Err(error) = admit(shared, store, stream) {
             tracing::debug!(%error, "shuffle connection refused");
         }
     }
 }
 
-fn admit(shared: &Arc<Shared>, mut stream: TcpStream) -> io::Result<()> {
+fn admit(shared: &Arc<Shared>, store: &Arc<ShuffleStore>, mut stream: TcpStream) -> io::Result<()> {
     let number = {
         let mut connections = locked(&shared.connections);
         if connections.open.len() >= MAX_CONNECTIONS {
@@ -172,9 +171,10 @@ fn admit(shared: &Arc<Shared>, mut stream: TcpStream) -> io::Result<()> {
         connections.open.insert(number, stream.try_clone()?);
         number
     };
-    let guard = OpenConnection { shared: Arc::clone(shared), number };
+    let connection = OpenConnection { shared: Arc::clone(shared), store: Some(Arc::clone(store)), number };
     spawn("shuffle-serve", move || {
-        if let Err(error) = serve(&guard.shared, stream) {
+        let Some(store) = connection.store.as_deref() else { return };
+        if let Err(error) = serve(&connection.shared, store, stream) {
             tracing::debug!(%error, "shuffle connection ended");
         }
     })?;
@@ -202,17 +202,21 @@ impl Drop for InboundRoom<'_> {
 /// Takes a connection off the list however its thread ends.
 struct OpenConnection {
     shared: Arc<Shared>,
+    /// `Some` until the drop, which lets go of the store before it reports the end: whoever waits for
+    /// the server to stop may open the folder again.
+    store: Option<Arc<ShuffleStore>>,
     number: u64,
 }
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
+        drop(self.store.take());
         locked(&self.shared.connections).open.remove(&self.number);
         self.shared.changed.notify_all();
     }
 }
 
-fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+fn serve(shared: &Shared, store: &ShuffleStore, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(STALL_LIMIT))?;
     stream.set_write_timeout(Some(STALL_LIMIT))?;
@@ -230,7 +234,7 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         let request = Request::decode(&head, body_bytes).map_err(invalid_data)?;
         let room = shared.inbound.room(body_bytes);
         let body = read_body(&mut stream, body_bytes)?;
-        let (response, blocks) = answer(&shared.store, request, body);
+        let (response, blocks) = answer(store, request, body);
         drop(room);
         let frame = frame(&response.encode(), blocks.iter().map(|block| block.len() as u64).sum());
         let pieces: Vec<&[u8]> = std::iter::once(frame.as_slice()).chain(blocks.iter().map(|b| &b[..])).collect();

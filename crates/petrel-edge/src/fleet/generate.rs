@@ -106,9 +106,7 @@ impl Device {
             }
             (Domain::SmartCity, _) => Readings::of(smart_city::Parking::new(&mut rng), Readings::Parking),
             (Domain::Healthcare, "ecg") => Readings::of(healthcare::Ecg::new(index, &mut rng), Readings::Ecg),
-            (Domain::Healthcare, _) => {
-                Readings::of(healthcare::VitalSigns::new(index, &mut rng), Readings::VitalSigns)
-            }
+            (Domain::Healthcare, _) => Readings::of(healthcare::VitalSigns::new(index, &mut rng), Readings::VitalSigns),
             (Domain::Industrial, "machine") => {
                 Readings::of(industrial::Machine::new(ordinal, &mut rng), Readings::Machine)
             }

@@ -343,8 +343,12 @@ mod tests {
         write_all(&mut link);
         link.receive(&CONNACK, |_| {}).unwrap();
         let sent = publishes(&write_all(&mut link));
-        let expected =
-            [(6, false, b"meta".to_vec()), (2, true, b"a".to_vec()), (4, true, b"c".to_vec()), (5, false, b"d".to_vec())];
+        let expected = [
+            (6, false, b"meta".to_vec()),
+            (2, true, b"a".to_vec()),
+            (4, true, b"c".to_vec()),
+            (5, false, b"d".to_vec()),
+        ];
         assert_eq!(sent, expected);
         assert_eq!(link.records_in_flight(), 3);
     }

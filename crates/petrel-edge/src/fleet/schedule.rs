@@ -154,7 +154,7 @@ mod tests {
         let arrivals = run(&mut schedule, 0, 2_000, usize::MAX);
         assert!(arrivals.windows(2).all(|pair| pair[0].at_us <= pair[1].at_us));
         assert!(arrivals.iter().all(|arrival| arrival.at_us < 2_000_000));
-        let mut per_device = vec![0_u32; 40];
+        let mut per_device = [0_u32; 40];
         arrivals.iter().for_each(|arrival| per_device[arrival.device] += 1);
         let mean = arrivals.len() as f64 / 40.0;
         assert!(per_device.iter().all(|count| (f64::from(*count) - mean).abs() < 6.0 * mean.sqrt()));

@@ -132,7 +132,10 @@ mod tests {
         let cases: [(FleetSettings, &str); 7] = [
             (FleetSettings { domains: vec![], ..valid() }, "domains: got ``, expected one to three domains, each once"),
             (FleetSettings { devices: 0, ..valid() }, "devices: got `0`, expected 1 to 50000"),
-            (FleetSettings { gateways: vec![], ..valid() }, "gateways: got `none`, expected at least one address HOST:PORT"),
+            (
+                FleetSettings { gateways: vec![], ..valid() },
+                "gateways: got `none`, expected at least one address HOST:PORT",
+            ),
             (FleetSettings { speed: f64::NAN, ..valid() }, "speed: got `NaN`, expected above 0, at most 1000000"),
             (FleetSettings { qos: 2, ..valid() }, "qos: got `2`, expected 0 or 1"),
             (FleetSettings { in_flight: 0, ..valid() }, "in_flight: got `0`, expected 1 to 1000"),

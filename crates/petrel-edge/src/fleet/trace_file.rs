@@ -26,13 +26,7 @@ const MAX_TEXT_BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// A file that cannot be read, or a line that is not a bin; a scale, rate or duration that is not above 0.
-pub fn load_trace(
-    spec: &str,
-    base_rate: f64,
-    duration_s: u32,
-    seed: u64,
-    scale: f64,
-) -> Result<RateTrace, EdgeError> {
+pub fn load_trace(spec: &str, base_rate: f64, duration_s: u32, seed: u64, scale: f64) -> Result<RateTrace, EdgeError> {
     if !(scale.is_finite() && scale > 0.0) {
         return Err(InvalidValue::new("scale", scale, "a number above 0").into());
     }

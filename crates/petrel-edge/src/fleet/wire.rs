@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn answers_are_read_at_any_split() {
-        let stream = [&[0x20, 6, 0, 0, 3, 0x21, 0, 20][..], &[0x40, 2, 1, 2], &[0x40, 4, 0, 9, 0x97, 0], &[0xd0, 0]].concat();
+        let stream =
+            [&[0x20, 6, 0, 0, 3, 0x21, 0, 20][..], &[0x40, 2, 1, 2], &[0x40, 4, 0, 9, 0x97, 0], &[0xd0, 0]].concat();
         let expected = [
             Incoming::ConnAck { code: 0, receive_maximum: Some(20) },
             Incoming::PubAck { packet_id: 258, code: 0 },

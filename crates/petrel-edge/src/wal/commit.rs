@@ -90,7 +90,16 @@ impl Writer {
             .write(true)
             .open(&path)
             .map_err(|source| EdgeError::io(format!("opening {}", path.display()), source))?;
-        Ok(Self { wal, before_write, abandon, file, segment_first_frame, segment_bytes, next_frame, scratch: Vec::new() })
+        Ok(Self {
+            wal,
+            before_write,
+            abandon,
+            file,
+            segment_first_frame,
+            segment_bytes,
+            next_frame,
+            scratch: Vec::new(),
+        })
     }
 
     fn run(&mut self, jobs: &Receiver<Job>) -> Result<(), EdgeError> {

@@ -15,8 +15,8 @@
 //!
 //! An entry is: lane (1 byte), key length (2), value length (4), time in milliseconds (8), key, value.
 
-use petrel_core::domain::{TOPIC_DEAD_LETTER, TOPIC_METADATA};
 use petrel_core::Domain;
+use petrel_core::domain::{TOPIC_DEAD_LETTER, TOPIC_METADATA};
 
 /// Length of a frame header.
 pub const HEADER_BYTES: usize = 36;

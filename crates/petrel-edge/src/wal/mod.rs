@@ -107,11 +107,13 @@ impl Wal {
         fs::create_dir_all(dir).map_err(|source| EdgeError::io(format!("making {}", dir.display()), source))?;
         let lock = lock_dir(dir)?;
         let mut first_frames = Vec::new();
-        let listing = fs::read_dir(dir).map_err(|source| EdgeError::io(format!("reading {}", dir.display()), source))?;
+        let listing =
+            fs::read_dir(dir).map_err(|source| EdgeError::io(format!("reading {}", dir.display()), source))?;
         for entry in listing {
             let entry = entry.map_err(|source| EdgeError::io(format!("reading {}", dir.display()), source))?;
             let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(".wal")).and_then(|stem| stem.parse().ok());
+            let number =
+                name.to_str().and_then(|name| name.strip_suffix(".wal")).and_then(|stem| stem.parse::<u64>().ok());
             first_frames.extend(number);
         }
         first_frames.sort_unstable();
@@ -281,11 +283,8 @@ pub(crate) fn create_segment(dir: &Path, first_frame: u64) -> Result<File, EdgeE
 fn scan_segment(dir: &Path, first_frame: u64, is_last: bool, state: &mut State) -> Result<(), EdgeError> {
     let path = segment_path(dir, first_frame);
     let io_error = |source: io::Error| EdgeError::io(format!("reading {}", path.display()), source);
-    let damaged = |position: u64, detail: String| EdgeError::WalDamaged {
-        path: path.display().to_string(),
-        position,
-        detail,
-    };
+    let damaged =
+        |position: u64, detail: String| EdgeError::WalDamaged { path: path.display().to_string(), position, detail };
     let file = OpenOptions::new().read(true).write(true).open(&path).map_err(io_error)?;
     let file_bytes = file.metadata().map_err(io_error)?.len();
     if !state.segments.is_empty() && first_frame != state.durable_frame + 1 {

@@ -68,10 +68,7 @@ impl WalReader {
         }
         if let Some(raw) = raw {
             self.stored.resize(header.stored_bytes as usize, 0);
-            segment
-                .file
-                .read_exact_at(&mut self.stored, segment.position + HEADER_BYTES as u64)
-                .map_err(io_error)?;
+            segment.file.read_exact_at(&mut self.stored, segment.position + HEADER_BYTES as u64).map_err(io_error)?;
             open_body(&header, &self.stored, raw).map_err(|detail| damaged(detail.to_string()))?;
         }
         segment.position += header.frame_bytes();

@@ -48,7 +48,12 @@ pub fn take_ranges(waiting: &[Waiting], max_records: u64) -> Vec<Range> {
                 (u128::from(available) * u128::from(max_records) / u128::from(total)) as u64
             };
             // At least one record, or a small partition would starve beside a large backlog.
-            Range { topic: of.topic.clone(), partition: of.partition, from: of.from, to: of.from + share.clamp(1, available) }
+            Range {
+                topic: of.topic.clone(),
+                partition: of.partition,
+                from: of.from,
+                to: of.from + share.clamp(1, available),
+            }
         })
         .collect()
 }

@@ -41,7 +41,8 @@ struct ChildProcess {
     pid: u32,
     /// Names the process even after its number was given to another one.
     pidfd: Option<OwnedFd>,
-    group: Option<ExecutorGroup>,
+    /// Removed with this entry, once the process is gone.
+    _group: Option<ExecutorGroup>,
     connection: Option<TcpStream>,
     cpu_sample: (Instant, Duration),
 }
@@ -181,7 +182,7 @@ impl Children {
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         let group = self.group_of(executor, pid);
         let cpu_sample = (Instant::now(), Duration::ZERO);
-        self.children.insert(executor, ChildProcess { pid, pidfd, group, connection: None, cpu_sample });
+        self.children.insert(executor, ChildProcess { pid, pidfd, _group: group, connection: None, cpu_sample });
         let events = self.events.clone();
         let wait = move || {
             let detail = match child.wait() {
@@ -256,7 +257,9 @@ impl Children {
     fn group_of(&self, executor: ExecutorId, pid: u32) -> Option<ExecutorGroup> {
         let groups = self.groups.as_ref()?;
         let group = groups.create(executor, self.settings.limits).and_then(|group| group.add(pid).map(|()| group));
-        group.inspect_err(|error| tracing::error!(executor, %error, "executor has no control group and no CPU limit")).ok()
+        group
+            .inspect_err(|error| tracing::error!(executor, %error, "executor has no control group and no CPU limit"))
+            .ok()
     }
 }
 

@@ -50,7 +50,11 @@ fn beat(shared: &Arc<Shared>, url: &str) {
             }
             Err(reason) if !is_silent && last_answer.elapsed() > SILENCE_LIMIT => {
                 is_silent = true;
-                tracing::warn!(reason, executors = shared.desired_executors(), "controller is silent, executors are held");
+                tracing::warn!(
+                    reason,
+                    executors = shared.desired_executors(),
+                    "controller is silent, executors are held"
+                );
             }
             Err(reason) => tracing::debug!(reason, "heartbeat not answered"),
         }

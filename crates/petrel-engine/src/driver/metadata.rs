@@ -163,12 +163,10 @@ fn encode(devices: &BTreeMap<String, Device>) -> Result<Vec<u8>, EngineError> {
         Field::new("limit_low", DataType::Float64, true),
         Field::new("limit_high", DataType::Float64, true),
     ]));
-    let strings = |of: fn(&Device) -> Option<&str>| -> ArrayRef {
-        Arc::new(devices.values().map(of).collect::<StringArray>())
-    };
-    let numbers = |of: fn(&Device) -> Option<f64>| -> ArrayRef {
-        Arc::new(devices.values().map(of).collect::<Float64Array>())
-    };
+    let strings =
+        |of: fn(&Device) -> Option<&str>| -> ArrayRef { Arc::new(devices.values().map(of).collect::<StringArray>()) };
+    let numbers =
+        |of: fn(&Device) -> Option<f64>| -> ArrayRef { Arc::new(devices.values().map(of).collect::<Float64Array>()) };
     let columns = vec![
         strings(|device| Some(&device.device_id)),
         strings(|device| device.domain.as_deref()),

@@ -275,7 +275,10 @@ mod tests {
     }
 
     fn spawns(actions: &[RosterAction]) -> Vec<ExecutorId> {
-        actions.iter().filter_map(|action| if let RosterAction::Spawn(id) = action { Some(*id) } else { None }).collect()
+        actions
+            .iter()
+            .filter_map(|action| if let RosterAction::Spawn(id) = action { Some(*id) } else { None })
+            .collect()
     }
 
     #[test]

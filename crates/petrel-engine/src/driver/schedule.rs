@@ -82,8 +82,7 @@ impl Schedule {
     /// Starts a stage of `tasks` tasks; whatever ran before is no longer in force. Returns the stage's number.
     pub fn start_stage(&mut self, tasks: usize) -> u64 {
         self.stage += 1;
-        self.tasks =
-            vec![Task { phase: TaskPhase::Pending, attempts: 0, failures: 0, last_executor: None }; tasks];
+        self.tasks = vec![Task { phase: TaskPhase::Pending, attempts: 0, failures: 0, last_executor: None }; tasks];
         self.stage
     }
 

@@ -83,10 +83,8 @@ impl Index {
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        let state = |partition: &Partition| PartitionState {
-            next_offset: partition.next_offset,
-            released: partition.released,
-        };
+        let state =
+            |partition: &Partition| PartitionState { next_offset: partition.next_offset, released: partition.released };
         let mut producers: Vec<_> = self.producers.iter().map(|(id, state)| (id.clone(), *state)).collect();
         producers.sort_by(|one, other| one.0.cmp(&other.0));
         Snapshot {

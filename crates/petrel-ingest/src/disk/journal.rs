@@ -123,7 +123,7 @@ pub(super) struct Journal {
     group_done: Condvar,
     /// Journal bytes that are on disk, counted from the first byte ever written.
     durable_position: AtomicU64,
-    _lock: File,
+    lock: File,
     #[cfg(test)]
     pub fail_next_write: std::sync::atomic::AtomicBool,
 }
@@ -167,7 +167,7 @@ impl Journal {
             writers: Mutex::new(writers),
             group_done: Condvar::new(),
             durable_position: AtomicU64::new(durable_position),
-            _lock: lock,
+            lock,
             #[cfg(test)]
             fail_next_write: std::sync::atomic::AtomicBool::new(false),
         })
@@ -361,6 +361,15 @@ impl Journal {
                 Ok(()) => info!(path = %segment.path.display(), bytes = segment.bytes, "deleted a log segment"),
                 Err(error) => warn!(path = %segment.path.display(), %error, "cannot delete a log segment"),
             }
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // Closing would do, but a process that is being spawned holds a copy of the file until it has started.
+        if let Err(error) = self.lock.unlock() {
+            warn!(directory = %self.directory.display(), %error, "cannot unlock the log");
         }
     }
 }

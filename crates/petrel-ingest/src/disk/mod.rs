@@ -11,7 +11,9 @@ mod recovery;
 
 use crate::error::LogError;
 use crate::log::{Batch, Fetched, Log, OffsetRange, Producer, TopicPartition, TopicSpec};
-use crate::packed::{MAX_APPEND_BYTES, MAX_APPEND_RECORDS, MAX_RAW_BYTES, PACKED_HEADER_BYTES, PackedHeader, Packer, Unpacker};
+use crate::packed::{
+    MAX_APPEND_BYTES, MAX_APPEND_RECORDS, MAX_RAW_BYTES, PACKED_HEADER_BYTES, PackedHeader, Packer, Unpacker,
+};
 use crate::topics::TOPICS_WITHOUT_RELEASE;
 pub(crate) use frame::ProducerState;
 use frame::{BatchHead, Frame};
@@ -24,11 +26,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Most topics, partitions in all, and producers: names come from outside, so their number is bounded.
 const MAX_PARTITIONS: usize = 65_536;
 const MAX_PRODUCERS: usize = 10_000;
 const MAX_NAME_BYTES: usize = 249;
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// How much a [`DiskLog`] keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,13 +132,7 @@ impl DiskLog {
         std::fs::create_dir_all(directory).map_err(|source| io_error("create", directory, source))?;
         let lock_path = directory.join("lock");
         let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                let in_use = io::Error::new(io::ErrorKind::WouldBlock, "another process has this log open");
-                io_error("lock", &lock_path, in_use)
-            }
-            TryLockError::Error(source) => io_error("lock", &lock_path, source),
-        })?;
+        take_lock(&lock, &lock_path)?;
         let mut index = Index::new(settings.topics_without_release.clone());
         recovery::recover(directory, &mut index)?;
         let journal = Journal::new(directory.to_path_buf(), settings, index, lock)?;
@@ -187,8 +186,11 @@ impl DiskLog {
             let mut packed = vec![0; entry.packed_bytes as usize];
             let position = entry.journal_position - segment_base;
             file.read_exact_at(&mut packed, position).map_err(|source| recovery::io_error("read", &path, source))?;
-            let header = PackedHeader::read(&packed)
-                .map_err(|detail| LogError::Corrupt { path: path.display().to_string(), position, detail })?;
+            let header = PackedHeader::read(&packed).map_err(|detail| LogError::Corrupt {
+                path: path.display().to_string(),
+                position,
+                detail,
+            })?;
             batches.push(StoredBatch {
                 base_offset: entry.base_offset,
                 journal_position: entry.journal_position,
@@ -287,8 +289,7 @@ impl DiskLog {
                 }
             }
             writers.reserved.producers.insert(id.to_string(), ProducerState { epoch, position });
-            let frame =
-                Frame::Append { producer: id.to_string(), epoch, position, time_ms: now_ms(), batches: heads };
+            let frame = Frame::Append { producer: id.to_string(), epoch, position, time_ms: now_ms(), batches: heads };
             let payload: Vec<&[u8]> = batches.iter().map(|batch| batch.packed).collect();
             writers.push(frame, &payload, journal.durable_position());
             Ok(())
@@ -307,6 +308,22 @@ impl DiskLog {
         self.journal.delete_released(waiting + budget_bytes - limit);
         let used_bytes = self.journal.index().used_bytes();
         if used_bytes + waiting <= limit { Ok(()) } else { Err(LogError::Full { used_bytes, budget_bytes }) }
+    }
+}
+
+/// Takes the lock of a log. A process that was killed a moment ago may still hold it, so this waits a little.
+fn take_lock(lock: &File, path: &Path) -> Result<(), LogError> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                let in_use = io::Error::new(io::ErrorKind::WouldBlock, "another process has this log open");
+                return Err(recovery::io_error("lock", path, in_use));
+            }
+            Err(TryLockError::Error(source)) => return Err(recovery::io_error("lock", path, source)),
+        }
     }
 }
 
@@ -357,8 +374,7 @@ impl Log for DiskLog {
                 let number = writers.reserved.next_offsets.len() as u32;
                 writers.reserved.numbers.insert(topic.name.clone(), number);
                 writers.reserved.next_offsets.push(vec![0; topic.partitions as usize]);
-                let frame =
-                    Frame::Topic { topic: number, name: topic.name.clone(), partitions: topic.partitions };
+                let frame = Frame::Topic { topic: number, name: topic.name.clone(), partitions: topic.partitions };
                 writers.push::<&[u8]>(frame, &[], journal.durable_position());
             }
             Ok(())

@@ -41,11 +41,8 @@ pub(super) fn recover(directory: &Path, index: &mut Index) -> Result<(), LogErro
             return Err(corrupt);
         }
         let is_last = number + 1 == bases.len();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|source| io_error("open", &path, source))?;
+        let file =
+            OpenOptions::new().read(true).write(true).open(&path).map_err(|source| io_error("open", &path, source))?;
         let bytes = file.metadata().map_err(|source| io_error("read", &path, source))?.len();
         index.segments.push_back(Segment {
             base: *base,
@@ -67,7 +64,8 @@ fn segment_bases(directory: &Path) -> Result<Vec<u64>, LogError> {
     for entry in std::fs::read_dir(directory).map_err(|source| io_error("list", directory, source))? {
         let entry = entry.map_err(|source| io_error("list", directory, source))?;
         let name = entry.file_name();
-        let base = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|digits| digits.parse::<u64>().ok());
+        let base =
+            name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(|digits| digits.parse::<u64>().ok());
         bases.extend(base);
     }
     bases.sort_unstable();
@@ -90,7 +88,10 @@ fn read_segment(index: &mut Index, file_bytes: u64, is_last: bool) -> Result<(),
                 let evidence = later_durable_frame(&file, position, file_bytes, base)
                     .map_err(|source| io_error("read", &path, source))?;
                 if let Some(later) = evidence {
-                    return Err(corrupt(position, format!("{detail}, and a frame at byte {later} was written after it was on disk")));
+                    return Err(corrupt(
+                        position,
+                        format!("{detail}, and a frame at byte {later} was written after it was on disk"),
+                    ));
                 }
                 warn!(path = %path.display(), position, lost_bytes = file_bytes - position, detail, "cut off a torn tail");
                 break;

@@ -1,5 +1,5 @@
 //! A store with small budgets, alone or behind a server, for the behaviour tests.
-#![allow(dead_code)] // Each test file uses its own part.
+#![allow(dead_code, clippy::unwrap_used)] // Each test file uses its own part; this is test code.
 
 use petrel_core::{Codec, Tier};
 use petrel_shuffle::{MapBlock, Shuffle, ShuffleClient, ShuffleServer, ShuffleSettings, ShuffleSpec, ShuffleStore};

@@ -37,11 +37,32 @@ struct Syndrome {
 
 const SYNDROMES: [Syndrome; 3] = [
     // Tachycardia with fever and low saturation.
-    Syndrome { heart_rate_bpm: 65.0, spo2_pct: -9.0, systolic_mmhg: 15.0, respiration_rpm: 12.0, temperature_c: 1.9, st_mv: 0.08 },
+    Syndrome {
+        heart_rate_bpm: 65.0,
+        spo2_pct: -9.0,
+        systolic_mmhg: 15.0,
+        respiration_rpm: 12.0,
+        temperature_c: 1.9,
+        st_mv: 0.08,
+    },
     // Bradycardia.
-    Syndrome { heart_rate_bpm: -34.0, spo2_pct: -4.0, systolic_mmhg: -18.0, respiration_rpm: -3.0, temperature_c: -0.3, st_mv: 0.28 },
+    Syndrome {
+        heart_rate_bpm: -34.0,
+        spo2_pct: -4.0,
+        systolic_mmhg: -18.0,
+        respiration_rpm: -3.0,
+        temperature_c: -0.3,
+        st_mv: 0.28,
+    },
     // Low pressure, as in shock.
-    Syndrome { heart_rate_bpm: 58.0, spo2_pct: -6.0, systolic_mmhg: -42.0, respiration_rpm: 8.0, temperature_c: -0.8, st_mv: -0.22 },
+    Syndrome {
+        heart_rate_bpm: 58.0,
+        spo2_pct: -6.0,
+        systolic_mmhg: -42.0,
+        respiration_rpm: 8.0,
+        temperature_c: -0.8,
+        st_mv: -0.22,
+    },
 ];
 
 /// A bedside or wearable monitor: correlated readings around the baseline of the patient.
@@ -90,10 +111,13 @@ impl VitalSigns {
         let (severity, syndrome) = (self.episode.severity, &SYNDROMES[self.syndrome]);
         // Arousal moves heart, pressure and breath together.
         let arousal = self.arousal.step(rng);
-        let heart_rate = self.heart_rate_bpm + 4.0 * arousal + 2.0 * self.heart.step(rng) + syndrome.heart_rate_bpm * severity;
-        let systolic = self.systolic_mmhg + 4.0 * arousal + 3.0 * self.pressure.step(rng) + syndrome.systolic_mmhg * severity;
+        let heart_rate =
+            self.heart_rate_bpm + 4.0 * arousal + 2.0 * self.heart.step(rng) + syndrome.heart_rate_bpm * severity;
+        let systolic =
+            self.systolic_mmhg + 4.0 * arousal + 3.0 * self.pressure.step(rng) + syndrome.systolic_mmhg * severity;
         let diastolic = (systolic - self.pulse_pressure_mmhg * (systolic / 120.0)).min(systolic - 12.0);
-        let respiration = self.respiration_rpm + 1.0 * arousal + 0.4 * normal(rng) + syndrome.respiration_rpm * severity;
+        let respiration =
+            self.respiration_rpm + 1.0 * arousal + 0.4 * normal(rng) + syndrome.respiration_rpm * severity;
         let spo2 = 97.6 - 0.3 * arousal + 0.4 * normal(rng) + syndrome.spo2_pct * severity;
         let temperature = self.temperature_c + 0.03 * arousal + syndrome.temperature_c * severity;
         // A charge lasts about a day; a flat battery is changed.

@@ -34,11 +34,51 @@ pub struct MachineType {
 
 /// The five machine types.
 pub const MACHINE_TYPES: [MachineType; 5] = [
-    MachineType { name: "cnc", temperature_c: 48.0, vibration_limit_mm_s: 4.5, pressure_bar: 70.0, speed_rpm: 9_000.0, power_kw: 15.0, cycle_time_s: 24.0 },
-    MachineType { name: "press", temperature_c: 55.0, vibration_limit_mm_s: 11.2, pressure_bar: 220.0, speed_rpm: 60.0, power_kw: 75.0, cycle_time_s: 6.0 },
-    MachineType { name: "robot", temperature_c: 42.0, vibration_limit_mm_s: 4.5, pressure_bar: 6.0, speed_rpm: 1_800.0, power_kw: 5.5, cycle_time_s: 12.0 },
-    MachineType { name: "conveyor", temperature_c: 38.0, vibration_limit_mm_s: 7.1, pressure_bar: 4.0, speed_rpm: 300.0, power_kw: 4.0, cycle_time_s: 2.0 },
-    MachineType { name: "compressor", temperature_c: 75.0, vibration_limit_mm_s: 7.1, pressure_bar: 9.5, speed_rpm: 3_000.0, power_kw: 45.0, cycle_time_s: 4.0 },
+    MachineType {
+        name: "cnc",
+        temperature_c: 48.0,
+        vibration_limit_mm_s: 4.5,
+        pressure_bar: 70.0,
+        speed_rpm: 9_000.0,
+        power_kw: 15.0,
+        cycle_time_s: 24.0,
+    },
+    MachineType {
+        name: "press",
+        temperature_c: 55.0,
+        vibration_limit_mm_s: 11.2,
+        pressure_bar: 220.0,
+        speed_rpm: 60.0,
+        power_kw: 75.0,
+        cycle_time_s: 6.0,
+    },
+    MachineType {
+        name: "robot",
+        temperature_c: 42.0,
+        vibration_limit_mm_s: 4.5,
+        pressure_bar: 6.0,
+        speed_rpm: 1_800.0,
+        power_kw: 5.5,
+        cycle_time_s: 12.0,
+    },
+    MachineType {
+        name: "conveyor",
+        temperature_c: 38.0,
+        vibration_limit_mm_s: 7.1,
+        pressure_bar: 4.0,
+        speed_rpm: 300.0,
+        power_kw: 4.0,
+        cycle_time_s: 2.0,
+    },
+    MachineType {
+        name: "compressor",
+        temperature_c: 75.0,
+        vibration_limit_mm_s: 7.1,
+        pressure_bar: 9.5,
+        speed_rpm: 3_000.0,
+        power_kw: 45.0,
+        cycle_time_s: 4.0,
+    },
 ];
 
 /// A machine is worn out after this many seconds of operation, lowest and highest.
@@ -70,7 +110,8 @@ impl Wear {
         }
         self.level += moment.since_last_s * load / self.life_s;
         if self.level >= 1.0 {
-            *self = Self { level: 0.0, life_s: rng.random_range(LIFE_S.0..LIFE_S.1), maintenance_left_s: MAINTENANCE_S };
+            *self =
+                Self { level: 0.0, life_s: rng.random_range(LIFE_S.0..LIFE_S.1), maintenance_left_s: MAINTENANCE_S };
             return true;
         }
         false
@@ -192,7 +233,8 @@ impl Production {
         let worn = self.wear.level * self.wear.level;
         let slower = 1.0 + 0.5 * worn / (WEAR_AT_LIMIT * WEAR_AT_LIMIT);
         let cycle_s = self.machine.cycle_time_s * slower * (1.0 + 0.01 * self.pace.step(rng));
-        let made = if in_maintenance { 0.0 } else { whole_with_mean(moment.since_last_s * shift / cycle_s, rng).min(50.0) };
+        let made =
+            if in_maintenance { 0.0 } else { whole_with_mean(moment.since_last_s * shift / cycle_s, rng).min(50.0) };
         let reject_share = 0.01 + 0.08 * worn;
         let rejected = whole_with_mean(made * reject_share, rng).min(made);
         self.units += made as u64;

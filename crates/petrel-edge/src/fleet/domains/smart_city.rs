@@ -59,8 +59,12 @@ impl Traffic {
             queue_m: 0.0,
             place: place(rng),
         };
-        let traits =
-            Traits { area: area(rng), model: format!("loop-{}", road + 1), limit_low: 8.0, limit_high: limit_kmh * 1.5 };
+        let traits = Traits {
+            area: area(rng),
+            model: format!("loop-{}", road + 1),
+            limit_low: 8.0,
+            limit_high: limit_kmh * 1.5,
+        };
         (traffic, traits)
     }
 
