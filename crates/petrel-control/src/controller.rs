@@ -3,7 +3,9 @@
 use crate::decision_log::{DecisionLog, LoggedDecision};
 use crate::effect::PendingEffect;
 use crate::error::{ControlError, HeartbeatError};
-use crate::observe::{Bounds, Capacity, HeardSignal, Interval, add_counts, observe, phases, total_forecast};
+use crate::observe::{
+    Bounds, Capacity, HeardSignal, Interval, SIGNAL_LIFE_MS, add_counts, observe, phases, total_forecast,
+};
 use petrel_core::live::{AlertView, DecisionView, GatewayView, Snapshot};
 use petrel_core::protocol::{PROTOCOL_VERSION, latency_quantile_ms};
 use petrel_core::{
@@ -20,6 +22,8 @@ const MAX_GATEWAYS: usize = 1_024;
 const MAX_BATCHES: usize = 600;
 const MAX_EXECUTORS: usize = 10_000;
 const CLOCK_LIMIT_MS: i64 = 60_000;
+/// A gateway that was silent for this long no longer counts against [`MAX_GATEWAYS`].
+const GATEWAY_FORGOTTEN_MS: i64 = 3_600_000;
 const SHOWN: usize = 50;
 
 /// Settings of the control loop.
@@ -308,7 +312,13 @@ impl Controller {
     /// [`InvalidValue`] for a malformed signal, or when there are too many gateways.
     pub fn signal(&self, signal: Signal, now_ms: i64) -> Result<(), InvalidValue> {
         signal.validate()?;
+        let off_ms = signal.time_ms.saturating_sub(now_ms);
+        if off_ms.saturating_abs() > CLOCK_LIMIT_MS {
+            let expected = format!("a time within {CLOCK_LIMIT_MS} ms of the controller's clock, {now_ms}");
+            return Err(InvalidValue::new("time_ms", signal.time_ms, expected));
+        }
         let mut state = self.lock();
+        state.signals.retain(|_, heard| now_ms - heard.heard_ms <= GATEWAY_FORGOTTEN_MS);
         let known = state.signals.get(&signal.gateway);
         if known.is_some_and(|heard| heard.signal.time_ms >= signal.time_ms) {
             return Ok(());
@@ -411,7 +421,8 @@ impl Controller {
         let beat = state.heartbeat.as_ref();
         let (running, starting) = beat.map_or((0, 0), phases);
         let memory_gb = beat.map_or(0.0, |beat| beat.executor_memory_gb);
-        let queued: u64 = state.signals.values().map(|heard| heard.signal.queued_records).sum();
+        let fresh = || state.signals.values().filter(|heard| now_ms - heard.heard_ms <= SIGNAL_LIFE_MS);
+        let queued: u64 = fresh().map(|heard| heard.signal.queued_records).sum();
         let executor_seconds = self.executor_seconds(&state);
         let prices = self.settings.prices;
         let gateways = state.signals.values().map(|heard| GatewayView {
@@ -429,7 +440,7 @@ impl Controller {
             trace: self.settings.trace.clone(),
             domain: self.settings.domain.clone(),
             manual_burst: state.fleet.manual_burst,
-            arrival_rate: state.signals.values().map(|heard| heard.signal.arrival_rate).sum(),
+            arrival_rate: fresh().map(|heard| heard.signal.arrival_rate).sum(),
             processed_rate: state.shown.processed_rate,
             forecast,
             burst_probability: features.burst_probability,

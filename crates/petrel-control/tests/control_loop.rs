@@ -151,10 +151,13 @@ fn malformed_and_old_signals_do_not_count() {
     let mut wrong = signal(START_MS, 100.0);
     wrong.quantiles[2][0] = f64::NAN;
     assert!(controller.signal(wrong, START_MS).unwrap_err().to_string().contains("quantiles at 30 s"));
+    let error = controller.signal(signal(START_MS + 61_000, 900.0), START_MS).unwrap_err();
+    assert!(error.to_string().starts_with("time_ms: got"), "{error}");
     controller.signal(signal(START_MS + 10, 200.0), START_MS + 10).unwrap();
     controller.signal(signal(START_MS, 900.0), START_MS + 20).unwrap();
     assert_eq!(controller.snapshot(START_MS + 20).forecast.unwrap()[0][2], 200.0);
-    assert_eq!(controller.snapshot(START_MS + 20_000).forecast, None, "a silent gateway is left out");
+    let later = controller.snapshot(START_MS + 20_000);
+    assert_eq!((later.forecast, later.arrival_rate), (None, 0.0), "a silent gateway is left out");
 }
 
 #[test]

@@ -6,7 +6,7 @@ const HISTORY_S = 600;
 const STALE_AFTER_MS = 5000;
 const GAP_MS = 6000; // A longer silence between two points is drawn as a gap.
 
-// Part: words and figures.
+// How is a figure written?
 
 const usable = (value) => typeof value === "number" && Number.isFinite(value);
 const grouped = (value, digits = 0) =>
@@ -54,7 +54,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// Part: what is known.
+// What is known?
 
 let latest = null;
 let points = []; // Oldest first, one a second, as /api/v1/history gives them.
@@ -102,7 +102,7 @@ function forecastAt(timeMs) {
   return null;
 }
 
-// Part: charts.
+// How is it drawn?
 
 let colours = {};
 function readColours() {
@@ -113,9 +113,9 @@ function readColours() {
 }
 /** Ticks from 0 at 1, 2 or 5 times a power of ten; the last one is at or above `top`. */
 function ticksTo(top, whole) {
-  let step = 10 ** Math.floor(Math.log10(top / 3));
+  let step = 10 ** Math.floor(Math.log10(top / 5));
   for (const factor of [1, 2, 5, 10]) {
-    if (top / (step * factor) <= 4) { step *= factor; break; }
+    if (top / (step * factor) <= 5) { step *= factor; break; }
   }
   if (whole) step = Math.max(1, Math.ceil(step));
   const ticks = [0];
@@ -178,7 +178,7 @@ class Chart {
     this.lastMs = latest.time_ms + this.futureS * 1000;
     Object.assign(this, { right: width - 6, ceiling: 8, bottom: height - 20 });
     const most = Math.max(this.floor(), ...this.shown().map((point) => this.highest(point)).filter(usable));
-    const ticks = ticksTo(most * 1.05, this.whole);
+    const ticks = ticksTo(most * 1.03, this.whole);
     this.top = ticks[ticks.length - 1];
     const labels = ticks.map((tick) => this.tick(tick));
     this.left = Math.ceil(Math.max(...labels.map((label) => pen.measureText(label).width))) + 10;
@@ -212,7 +212,7 @@ class Chart {
       pen.fillText(labels[index], this.left - 6, y);
     });
     const roomy = (this.right - this.left) / (rangeS + this.futureS);
-    const stepS = [30, 60, 120, 300].find((step) => step * roomy >= 52) || 300;
+    const stepS = [30, 60, 120, 300].find((step) => step * roomy >= 76) || 300;
     pen.textAlign = "center";
     for (let aheadS = Math.floor(this.futureS / stepS) * stepS; aheadS >= -rangeS; aheadS -= stepS) {
       const x = this.x(latest.time_ms + aheadS * 1000);
@@ -336,6 +336,12 @@ function hatch(pen, colour) {
 const figure = (key, format) => ({ text: (point) => (point ? format(point[key]) : "–"), dot: (point) => point[key] });
 const fanText = (quantiles) => (quantiles ? count(Math.round(quantiles[0])) + " – " + count(Math.round(quantiles[2])) : "–");
 
+/** In the legend: the forecast 30 s ahead of now, or at the time pointed at; none for the past. */
+function spokenForecast(point, timeMs) {
+  if (point && point !== latest) return null;
+  return forecastAt(point ? timeMs + 30_000 : timeMs);
+}
+
 function makeCharts() {
   const rate = (value) => count(usable(value) ? Math.round(value) : value);
   return [
@@ -345,16 +351,16 @@ function makeCharts() {
         { key: "arrival_rate", name: "arriving", colour: "blue", ...figure("arrival_rate", rate) },
         { key: "processed_rate", name: "processed", colour: "teal", ...figure("processed_rate", rate) },
         { key: "forecast_median", name: "forecast median", colour: "blue", mark: "dashed",
-          text: (point, timeMs) => { const fan = forecastAt(Math.max(timeMs, latest.time_ms + (point === latest ? 30_000 : 0))); return fan && (point === latest || !point) ? rate(fan[1]) : "–"; } },
+          text: (point, timeMs) => { const fan = spokenForecast(point, timeMs); return fan ? rate(fan[1]) : "–"; } },
         { key: "forecast_range", name: "10 – 90 %", colour: "blue", mark: "block",
-          text: (point, timeMs) => { const fan = forecastAt(Math.max(timeMs, latest.time_ms + (point === latest ? 30_000 : 0))); return fan && (point === latest || !point) ? fanText(fan) : "–"; } },
+          text: (point, timeMs) => fanText(spokenForecast(point, timeMs)) },
       ],
       floor: () => Math.max(10, ...(latest.forecast || []).map((row) => row[2]).filter(usable)),
       highest: (point) => Math.max(point.arrival_rate, point.processed_rate),
       draw: (chart) => {
         chart.area((point) => point.arrival_rate, () => 0, colours.blue, 0.08);
-        chart.line((point) => point.processed_rate, "teal");
-        chart.line((point) => point.arrival_rate, "blue", { width: 2 });
+        chart.line((point) => point.arrival_rate, "blue", { width: 2.4 });
+        chart.line((point) => point.processed_rate, "teal", { width: 1.4 });
         if (!latest.forecast) return;
         const pen = chart.pen;
         const path = (column) => [[latest.time_ms, latest.arrival_rate],
@@ -394,12 +400,11 @@ function makeCharts() {
       },
     }),
     new Chart("latency", {
-      label: "Latency", tick: latency,
+      label: "Latency", tick: (ms) => (ms === 0 ? "0" : ms < 1000 ? ms + " ms" : ms / 1000 + " s"),
       series: [
         { key: "p50", name: "p50", colour: "grey", ...figure("latency_p50_ms", latency) },
         { key: "p95", name: "p95", colour: "blue", ...figure("latency_p95_ms", latency) },
         { key: "p99", name: "p99", colour: "amber", ...figure("latency_p99_ms", latency) },
-        { key: "objective", name: "objective", colour: "red", mark: "dashed", text: () => latency(latest.slo.p95_ms) },
       ],
       floor: () => Math.max(100, latest.slo.p95_ms * 1.15),
       highest: (point) => point.latency_p99_ms,
@@ -416,7 +421,7 @@ function makeCharts() {
         chart.line((point) => point.latency_p99_ms, "amber", { width: 1.4 });
         chart.line((point) => point.latency_p50_ms, "grey", { width: 1.4 });
         chart.line((point) => point.latency_p95_ms, "blue", { width: 2 });
-        chart.level(latest.slo.p95_ms, "red", "");
+        chart.level(latest.slo.p95_ms, "red", "objective " + latency(latest.slo.p95_ms));
       },
     }),
     new Chart("backlog", {
@@ -433,7 +438,7 @@ function makeCharts() {
       label: "Cost rate", tick: (value) => dollars(value, value > 0 && value < 0.1 ? 3 : 2),
       series: [
         { key: "rate", name: "now", colour: "teal", ...figure("cost_usd_per_hour", (value) => dollars(value) + "/h") },
-        { key: "total", name: "so far", colour: "grey", mark: "block", text: (point) => (point ? totalDollars(point.cost_usd) : "–") },
+        { key: "total", name: "so far", colour: "grey", mark: "none", text: (point) => (point ? totalDollars(point.cost_usd) : "–") },
       ],
       floor: () => 0.2,
       highest: (point) => point.cost_usd_per_hour,
@@ -464,7 +469,7 @@ function hover(timeMs) {
   schedule();
 }
 
-// Part: figures, lists and tables.
+// Which element shows what?
 
 function showFigures(now) {
   put("policy", now.policy);
@@ -477,7 +482,7 @@ function showFigures(now) {
   put("arrival-rate", count(Math.round(now.arrival_rate)));
   put("processed-rate", count(Math.round(now.processed_rate)));
   put("burst-probability", share(now.burst_probability));
-  put("forecast-30s", now.forecast ? fanText(now.forecast[2]) + " records/s" : "no forecast yet");
+  put("forecast-30s", now.forecast ? fanText(now.forecast[2]) : "no forecast yet");
   put("executors-running", count(now.executors_running));
   put("executors-starting", count(now.executors_starting));
   put("executors-target", count(now.executors_target));
@@ -503,6 +508,7 @@ function showFigures(now) {
   put("alerts-total", grouped(now.alerts_total));
   put("tier", now.tier);
   put("codec", now.codec);
+  put("capacity", now.executor_capacity > 0 ? count(Math.round(now.executor_capacity)) : "–");
   put("provisioning-note", now.provisioning_note);
 }
 
@@ -566,7 +572,7 @@ function show(snapshot) {
   schedule();
 }
 
-// Part: connection.
+// Is the server there?
 
 let lastHeardMs = 0;
 let retryAfterMs = 1000;
@@ -608,7 +614,7 @@ setInterval(() => {
   }
 }, 1000);
 
-// Part: the burst by hand.
+// How is a burst started and stopped?
 
 async function sendBurst(command, done) {
   const result = $("burst-result");
@@ -636,7 +642,7 @@ $("burst-form").addEventListener("submit", (event) => {
 });
 $("burst-stop").addEventListener("click", () => sendBurst({ action: "stop" }, "Stopped: back to the trace."));
 
-// Part: start.
+// Begin.
 
 readColours();
 charts = makeCharts();

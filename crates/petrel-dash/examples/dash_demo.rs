@@ -153,6 +153,10 @@ impl Script {
         });
     }
 
+    fn running(&self) -> usize {
+        self.executors.iter().filter(|executor| executor.phase == ExecutorPhase::Running).count()
+    }
+
     fn now_ms(&self) -> i64 {
         self.start_ms + self.second * 1_000
     }
@@ -165,13 +169,14 @@ impl Script {
         let arrival_rate = Self::rate(time_s) * factor * wobble;
         let growth = factor.max(1.0);
         let forecast = HORIZONS_S.map(|ahead| {
-            let centre = Self::rate(time_s + f64::from(ahead)) * growth;
+            // The first crowd comes unforeseen, so that the page shows what a miss looks like.
+            let seen_s = if time_s < 205.0 { time_s } else { time_s + f64::from(ahead) };
+            let centre = Self::rate(seen_s) * growth;
             let spread = 0.05 + f64::from(ahead) / 420.0;
             [centre * (1.0 - spread), centre, centre * (1.0 + 1.3 * spread)]
         });
         self.advance_executors(now_ms);
-        let running = self.executors.iter().filter(|executor| executor.phase == ExecutorPhase::Running).count();
-        let capacity = running as f64 * CAPACITY;
+        let capacity = self.running() as f64 * CAPACITY;
         let processed_rate = (self.backlog + arrival_rate - 0.55 * arrival_rate).min(capacity).max(0.0);
         self.backlog = (self.backlog + arrival_rate - processed_rate).max(0.0);
         let wanted_ms = 650.0 + 1_000.0 * self.backlog / processed_rate.max(1.0);
@@ -191,7 +196,7 @@ impl Script {
         if self.random() < 0.12 {
             self.raise_alert(now_ms);
         }
-        let count = self.executors.len() as u32;
+        let (count, running) = (self.executors.len() as u32, self.running() as u32);
         let cost_usd_per_hour = Prices::default().usd_per_hour(count, 1.0);
         self.cost_usd += cost_usd_per_hour / 3_600.0;
         self.executor_seconds += f64::from(count);
@@ -218,9 +223,10 @@ impl Script {
             processed_rate,
             forecast: Some(forecast),
             burst_probability: ((forecast[2][1] / arrival_rate - 1.0) / 1.2).clamp(0.02, 0.98),
-            executors_running: running as u32,
-            executors_starting: count - running as u32,
+            executors_running: running,
+            executors_starting: count - running,
             executors_target: count,
+            executor_capacity: CAPACITY,
             executors: self.executors.clone(),
             latency_p50_ms: self.lag_ms * 0.8,
             latency_p95_ms: self.lag_ms * 1.35,

@@ -1,6 +1,8 @@
 //! Devices publish to a gateway: what is acknowledged is in the log once, what is wrong is a dead letter, nothing stops
 //! the stream.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use petrel_core::domain::{TOPIC_DEAD_LETTER, TOPIC_METADATA};
 use petrel_core::seqset::SeqSet;
 use petrel_core::trace::{Family, RateTrace};

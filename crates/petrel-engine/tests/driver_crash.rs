@@ -337,3 +337,46 @@ fn executors_that_pace_themselves_do_the_same_work() {
     driver.drain();
     assert_exact(&cluster, &cluster.expected);
 }
+
+#[test]
+fn the_controller_scales_executors_and_hears_of_every_batch_once() {
+    let mut rng = Pcg64Mcg::seed_from_u64(7);
+    let mut cluster = Cluster::start();
+    let controller = common::Controller::start(3);
+    let driver = cluster.start_driver(&[(common::ENV_CONTROLLER, &controller.url)]);
+    common::poll("three executors", || controller.running() == Some(3));
+    cluster.produce(60, &mut rng);
+    controller.want(1);
+    common::poll("one executor", || controller.running() == Some(1));
+    // Nothing runs without executors, and all waits in the log.
+    controller.want(0);
+    common::poll("no executor", || controller.running() == Some(0) && driver.executors().is_empty());
+    cluster.produce(20, &mut rng);
+    common::poll("demand without executors", || {
+        controller.heartbeats.lock().unwrap().last().is_some_and(|heartbeat| heartbeat.tasks_pending > 0)
+    });
+    controller.want(2);
+    let all = cluster.expected.identities.len() as u64;
+    common::poll("all records", || {
+        controller.heartbeats.lock().unwrap().last().is_some_and(|heartbeat| heartbeat.committed_records == all)
+    });
+    driver.drain();
+    assert_exact(&cluster, &cluster.expected);
+
+    let heartbeats = controller.heartbeats.lock().unwrap();
+    let mut reported = BTreeMap::new();
+    for heartbeat in heartbeats.iter() {
+        assert_eq!(heartbeat.attempt, heartbeats[0].attempt);
+        for report in &heartbeat.batches {
+            // A reply that was lost makes a report come again, unchanged.
+            let known = reported.insert(report.batch, report.clone());
+            assert!(known.is_none_or(|known| known == *report));
+            assert_eq!(report.latency_counts.iter().sum::<u64>(), report.records);
+        }
+    }
+    let batches: Vec<u64> = reported.keys().copied().collect();
+    assert!(batches.iter().zip(1..).all(|(batch, expected)| *batch == expected), "a batch was not reported");
+    let seconds: Vec<f64> = heartbeats.iter().map(|heartbeat| heartbeat.executor_seconds).collect();
+    assert!(seconds.is_sorted(), "executor seconds went back");
+    assert!(heartbeats.iter().zip(heartbeats.iter().skip(1)).all(|(a, b)| a.sequence < b.sequence));
+}

@@ -164,7 +164,8 @@ pub trait Producer: Send {
     fn position(&self) -> u64;
 
     /// Appends all batches and moves the position, atomically and durably (fsync) before it
-    /// returns. A `position` at or below the current one is acknowledged without storing anything.
+    /// returns. Readers see the records at once; with Kafka a moment later (a commit is on disk before its markers
+    /// reach the partitions). A `position` at or below the current one is acknowledged without storing anything.
     ///
     /// # Errors
     /// [`LogError::Full`] when the disk budget is used up and nothing may be deleted: try again

@@ -1,8 +1,10 @@
 //! A crash at any byte loses nothing that was acknowledged and invents nothing.
 
+#![allow(clippy::unwrap_used)] // Also outside of the functions that clippy knows as tests.
+
 mod common;
 
-use common::log_cases::{at, batch, values};
+use common::log_cases::{assert_values, at, batch};
 use petrel_core::Codec;
 use petrel_ingest::log::TopicSpec;
 use petrel_ingest::{DiskLog, DiskLogSettings, Log, Producer};
@@ -35,7 +37,7 @@ fn append(producer: &mut dyn Producer, position: u64) {
 fn assert_holds(log: &DiskLog, last: u64, context: &str) {
     let expected: Vec<String> = (1..=last).map(|position| format!("{position}")).collect();
     for partition in 0..2 {
-        assert_eq!(values(log, &at("raw", partition)), expected, "partition {partition}, {context}");
+        assert_values(log, &at("raw", partition), &expected, context);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Every implementation of the log passes the same cases.
 
+#![allow(clippy::unwrap_used)] // Also outside of the functions that clippy knows as tests.
+
 mod common;
 
 use common::log_cases::{CASES, Fixture};
@@ -95,7 +97,7 @@ fn the_remote_log_conforms() {
 mod kafka {
     use super::*;
     use common::kafka_broker::KafkaBroker;
-    use common::log_cases::{at, batch, values};
+    use common::log_cases::{assert_values, at, batch};
     use petrel_core::Codec;
     use petrel_ingest::log::TopicSpec;
 
@@ -154,7 +156,7 @@ mod kafka {
         writer.join().unwrap();
         let expected: Vec<String> =
             (1..=30).flat_map(|position| (0..10).map(move |index| format!("{position}.{index}"))).collect();
-        assert_eq!(values(&*fixture.log(), &at("restart", 0)), expected);
+        assert_values(&*fixture.log(), &at("restart", 0), &expected, "");
         assert_eq!(fixture.log().producer("restart", Codec::Lz4).unwrap().position(), 30);
     }
 }

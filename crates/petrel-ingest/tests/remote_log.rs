@@ -1,8 +1,10 @@
 //! The log over TCP survives servers that restart, connections that break, and peers that talk rubbish.
 
+#![allow(clippy::unwrap_used)] // Also outside of the functions that clippy knows as tests.
+
 mod common;
 
-use common::log_cases::{at, batch, values};
+use common::log_cases::{assert_values, at, batch};
 use petrel_core::Codec;
 use petrel_ingest::log::TopicSpec;
 use petrel_ingest::{DiskLog, DiskLogSettings, Log, LogError, LogServer, RemoteLog, connect};
@@ -46,7 +48,7 @@ fn a_restarted_server_goes_on_with_the_same_producer() {
         server.shutdown();
         server = LogServer::start(log.clone(), address).unwrap();
     }
-    assert_eq!(values(&*remote, &at("raw", 0)), ["1", "2", "3", "4", "5"]);
+    assert_values(&*remote, &at("raw", 0), &["1", "2", "3", "4", "5"], "");
     drop(producer);
     server.shutdown();
 }
@@ -96,7 +98,7 @@ fn an_append_whose_answer_is_lost_is_stored_once() {
         producer.append(&[(at("raw", 0), batch([format!("{position}")]))], position).unwrap();
     }
     let expected: Vec<String> = (1..=60).map(|position| format!("{position}")).collect();
-    assert_eq!(values(&*served.log, &at("raw", 0)), expected);
+    assert_values(&*served.log, &at("raw", 0), &expected, "");
     assert!(cuts.load(Ordering::SeqCst) >= 10, "{} connections were cut", cuts.load(Ordering::SeqCst));
     stop.store(true, Ordering::SeqCst);
     let _ = TcpStream::connect(proxy);

@@ -15,12 +15,6 @@ pub(crate) enum CommandError {
     Log(#[from] petrel_ingest::error::LogError),
     #[error(transparent)]
     Edge(#[from] petrel_edge::EdgeError),
-    #[error(transparent)]
-    Engine(#[from] petrel_engine::EngineError),
-    #[error(transparent)]
-    Control(#[from] petrel_control::ControlError),
-    #[error(transparent)]
-    Dash(#[from] petrel_dash::DashError),
     /// A file or a socket failed.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },

@@ -1,20 +1,14 @@
 //! `petrel`: one binary, one file per subcommand, wiring only.
 //!
 //! ```text
-//! up ─┬─ core broker, embedded log server, controller, live page   (threads of this process)
-//!     ├─ petrel fleet                                             (child process)
-//!     ├─ petrel edge ×N                                           (child processes)
-//!     └─ petrel driver ── petrel executor ×n                      (child processes)
+//! petrel fleet ──MQTT──▶ petrel edge ──▶ petrel log
 //! ```
 
 mod broker;
 mod commands;
 mod error;
 mod options;
-mod progress;
 mod settings;
-mod supervise;
-mod table;
 
 use clap::{Parser, Subcommand};
 use error::CommandError;
@@ -31,20 +25,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the whole loop on this machine: broker, devices, gateways, log, engine, controller, page
-    Up(Box<commands::up::UpArgs>),
-    /// Compares what the devices saw acknowledged with what is in the sink
-    Verify(commands::verify::VerifyArgs),
     /// Makes or describes the topics of the log
     Topics(commands::topics::TopicsArgs),
     /// Runs one edge gateway
     Edge(Box<commands::edge::EdgeArgs>),
     /// Runs a fleet of devices against gateways
     Fleet(Box<commands::fleet::FleetArgs>),
-    /// Runs the driver of the embedded engine (started by `petrel up`)
-    Driver(Box<commands::driver::DriverArgs>),
-    /// Runs one executor of the embedded engine (started by the driver)
-    Executor(commands::executor::ExecutorArgs),
+    /// Runs the embedded log as a server
+    Log(commands::log::LogArgs),
 }
 
 fn main() -> ExitCode {
@@ -53,13 +41,10 @@ fn main() -> ExitCode {
         Err(error) => return error.exit(),
     };
     let outcome = match cli.command {
-        Command::Up(args) => commands::up::run(*args),
-        Command::Verify(args) => commands::verify::run(&args),
         Command::Topics(args) => commands::topics::run(&args),
         Command::Edge(args) => commands::edge::run(*args),
         Command::Fleet(args) => commands::fleet::run(*args),
-        Command::Driver(args) => commands::driver::run(*args),
-        Command::Executor(args) => commands::executor::run(args),
+        Command::Log(args) => commands::log::run(args),
     };
     match outcome {
         Ok(code) => code,

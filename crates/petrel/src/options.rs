@@ -1,9 +1,7 @@
-//! Which settings do `petrel up` and its children share? One group per room; `up` hands each child its group on
-//! the command line.
+//! Which settings do the subcommands share? One group per room.
 
 use clap::Args;
 use petrel_core::{Codec, Domain, InvalidValue};
-use std::path::PathBuf;
 
 /// What the devices do.
 #[derive(Args, Debug, Clone)]
@@ -20,13 +18,13 @@ pub(crate) struct FleetOptions {
     #[arg(long, env = "PETREL_TRACE", default_value = "flash-crowd", value_name = "FAMILY|FILE")]
     pub(crate) trace: String,
     /// Quiet rate of a synthetic trace, or mean rate of a recorded one, records/s (0 keeps the file's own rate)
-    #[arg(long, env = "PETREL_RATE", default_value_t = DEFAULT_RATE, value_name = "RECORDS_PER_S", value_parser = at_least_zero)]
+    #[arg(long, env = "PETREL_RATE", default_value_t = DEFAULT_RATE, value_name = "RECORDS_PER_S", allow_negative_numbers = true, value_parser = at_least_zero)]
     pub(crate) rate: f64,
     /// Multiplies every rate of the trace
-    #[arg(long, env = "PETREL_SCALE", default_value_t = 1.0, value_name = "FACTOR", value_parser = above_zero)]
+    #[arg(long, env = "PETREL_SCALE", default_value_t = 1.0, value_name = "FACTOR", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) scale: f64,
     /// Plays the trace this many times faster
-    #[arg(long, env = "PETREL_SPEED", default_value_t = 1.0, value_name = "FACTOR", value_parser = above_zero)]
+    #[arg(long, env = "PETREL_SPEED", default_value_t = 1.0, value_name = "FACTOR", allow_negative_numbers = true, value_parser = above_zero)]
     pub(crate) speed: f64,
     /// Length of a synthetic trace before it repeats, seconds
     #[arg(long, env = "PETREL_TRACE_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=604_800))]
@@ -44,35 +42,15 @@ pub(crate) struct FleetOptions {
     #[arg(long, env = "PETREL_IN_FLIGHT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub(crate) in_flight: u16,
     /// Share of messages sent twice, 0 to 1
-    #[arg(long, env = "PETREL_DUPLICATE_SHARE", default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
+    #[arg(long, env = "PETREL_DUPLICATE_SHARE", default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
     pub(crate) duplicate_share: f64,
     /// Share of messages that are malformed on purpose, 0 to 1
-    #[arg(long, env = "PETREL_MALFORMED_SHARE", default_value_t = 0.0, value_name = "SHARE", value_parser = share)]
+    #[arg(long, env = "PETREL_MALFORMED_SHARE", default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true, value_parser = share)]
     pub(crate) malformed_share: f64,
 }
 
 /// Quiet rate of the default flash crowd, records/s: one executor of a quarter core holds it, not the burst.
 pub(crate) const DEFAULT_RATE: f64 = 6_000.0;
-
-impl FleetOptions {
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
-        flags(&[
-            ("domains", &domain_list(&self.domains)),
-            ("devices", &self.devices),
-            ("trace", &self.trace),
-            ("rate", &self.rate),
-            ("scale", &self.scale),
-            ("speed", &self.speed),
-            ("trace-seconds", &self.trace_seconds),
-            ("seed", &self.seed),
-            ("records-per-message", &self.records_per_message),
-            ("qos", &self.qos),
-            ("in-flight", &self.in_flight),
-            ("duplicate-share", &self.duplicate_share),
-            ("malformed-share", &self.malformed_share),
-        ])
-    }
-}
 
 /// How a gateway keeps and forwards records.
 #[derive(Args, Debug, Clone)]
@@ -90,82 +68,6 @@ pub(crate) struct GatewayOptions {
     /// Largest MQTT payload, bytes; a larger one goes to the dead letters
     #[arg(long, env = "PETREL_MAX_PAYLOAD_BYTES", default_value_t = 1_048_576, value_parser = clap::value_parser!(u32).range(1_024..=16_777_216))]
     pub(crate) max_payload_bytes: u32,
-    /// Take records from this broker instead of from devices: mqtt://HOST[:PORT]
-    #[arg(long, env = "PETREL_UPSTREAM_BROKER", value_name = "URL")]
-    pub(crate) upstream_broker: Option<String>,
-}
-
-impl GatewayOptions {
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = flags(&[
-            ("log-codec", &self.log_codec),
-            ("linger-ms", &self.linger_ms),
-            ("queue-mb", &self.queue_mb),
-            ("max-payload-bytes", &self.max_payload_bytes),
-        ]);
-        if let Some(url) = &self.upstream_broker {
-            arguments.extend(["--upstream-broker".to_string(), url.clone()]);
-        }
-        arguments
-    }
-}
-
-/// How the embedded engine runs.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Engine")]
-pub(crate) struct EngineOptions {
-    /// Pipeline of the user's own instead of the built-in one of the domain
-    #[arg(long, env = "PETREL_SQL", value_name = "FILE")]
-    pub(crate) sql: Option<PathBuf>,
-    /// Trigger interval of the micro-batches, milliseconds
-    #[arg(long, env = "PETREL_TRIGGER_MS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(100..=600_000))]
-    pub(crate) trigger_ms: u32,
-    /// Cores that one executor may use; 0 for no limit
-    #[arg(long, env = "PETREL_EXECUTOR_CPU", default_value_t = 0.25, value_name = "CORES", value_parser = at_least_zero)]
-    pub(crate) executor_cpu: f64,
-    /// Memory that one executor may use, megabytes
-    #[arg(long, env = "PETREL_EXECUTOR_MEMORY_MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..=1_048_576))]
-    pub(crate) executor_memory_mb: u32,
-    /// Tasks that one executor runs at the same time
-    #[arg(long, env = "PETREL_EXECUTOR_SLOTS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) executor_slots: u32,
-    /// Emulated provisioning delay of a new executor: none, warm (2-5 s), cached (5-12 s), pull (25-40 s), node
-    /// (60-150 s), mixed, or a mixture such as warm:0.7,cached:0.3
-    #[arg(long, env = "PETREL_PROVISIONING", default_value = "warm", value_name = "MIXTURE")]
-    pub(crate) provisioning: String,
-    /// Most records in one micro-batch
-    #[arg(long, env = "PETREL_MAX_BATCH_RECORDS", default_value_t = 400_000, value_parser = clap::value_parser!(u64).range(1_000..))]
-    pub(crate) max_batch_records: u64,
-    /// Partitions of windowed state and of the shuffle; fixed for a data directory
-    #[arg(long, env = "PETREL_REDUCE_PARTITIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub(crate) reduce_partitions: u32,
-    /// How long after the newest event a window stays open for late records, milliseconds
-    #[arg(long, env = "PETREL_ALLOWED_LATENESS_MS", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(0..=86_400_000))]
-    pub(crate) allowed_lateness_ms: u32,
-}
-
-impl EngineOptions {
-    pub(crate) fn to_arguments(&self) -> Vec<String> {
-        let mut arguments = flags(&[
-            ("trigger-ms", &self.trigger_ms),
-            ("executor-cpu", &self.executor_cpu),
-            ("executor-memory-mb", &self.executor_memory_mb),
-            ("executor-slots", &self.executor_slots),
-            ("provisioning", &self.provisioning),
-            ("max-batch-records", &self.max_batch_records),
-            ("reduce-partitions", &self.reduce_partitions),
-            ("allowed-lateness-ms", &self.allowed_lateness_ms),
-        ]);
-        if let Some(path) = &self.sql {
-            arguments.extend(["--sql".to_string(), path.display().to_string()]);
-        }
-        arguments
-    }
-}
-
-/// Writes flags as words of a command line.
-pub(crate) fn flags(pairs: &[(&str, &dyn std::fmt::Display)]) -> Vec<String> {
-    pairs.iter().flat_map(|(flag, value)| [format!("--{flag}"), value.to_string()]).collect()
 }
 
 /// Domains as a flag takes them.

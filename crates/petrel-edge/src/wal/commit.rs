@@ -121,8 +121,7 @@ impl Writer {
         let mut scratch = std::mem::take(&mut self.scratch);
         let (header, bytes) = buffer.seal(self.next_frame, self.wal.settings.compress, &mut scratch);
         let mut is_logged = false;
-        loop {
-            let Err(source) = self.write(bytes) else { break };
+        while let Err(source) = self.write(bytes) {
             let path = segment_path(self.wal.dir(), self.segment_first_frame);
             if !is_disk_full(&source) {
                 return Err(EdgeError::io(format!("writing {}", path.display()), source));

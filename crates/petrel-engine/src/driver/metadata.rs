@@ -186,3 +186,48 @@ fn encode(devices: &BTreeMap<String, Device>) -> Result<Vec<u8>, EngineError> {
     drop(writer);
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::ipc::reader::FileReader;
+    use petrel_core::{Codec, Domain};
+    use petrel_ingest::log::Batch;
+    use petrel_ingest::topics::standard_topics;
+    use petrel_ingest::{DiskLog, DiskLogSettings};
+
+    fn rows(data_dir: &Path, path: &str) -> usize {
+        let reader = FileReader::try_new(File::open(data_dir.join(path)).unwrap(), None).unwrap();
+        reader.map(|batch| batch.unwrap().num_rows()).sum()
+    }
+
+    #[test]
+    fn a_version_is_written_only_when_a_device_changed_and_bad_lines_are_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = DiskLog::open(folder.path().join("log"), DiskLogSettings::default()).unwrap();
+        let mut table = DeviceTable::open(folder.path(), 3).unwrap();
+        table.refresh(log.as_ref()).unwrap();
+        assert_eq!(table.path(), None, "no topic yet");
+
+        log.create_topics(&standard_topics(&[Domain::SmartCity], 2)).unwrap();
+        let mut producer = log.producer("p", Codec::Lz4).unwrap();
+        let mut append = |position: u64, lines: &[&str]| {
+            let mut batch = Batch::default();
+            lines.iter().for_each(|line| batch.push(b"", line.as_bytes(), 0));
+            let at = TopicPartition { topic: TOPIC_METADATA.into(), partition: 0 };
+            producer.append(&[(at, batch)], position).unwrap();
+        };
+        append(1, &[r#"{"device_id":"a","area":"north","limit_high":5}"#, "not json", r#"{"device_id":"b"}"#]);
+        table.refresh(log.as_ref()).unwrap();
+        let first = table.path().unwrap();
+        assert_eq!((rows(folder.path(), &first), table.refused), (2, 1));
+
+        append(2, &[r#"{"device_id":"b"}"#]);
+        table.refresh(log.as_ref()).unwrap();
+        assert_eq!(table.path().unwrap(), first, "nothing changed");
+        append(3, &[r#"{"device_id":"b","area":"south"}"#, r#"{"device_id":"c"}"#]);
+        table.refresh(log.as_ref()).unwrap();
+        assert_ne!(table.path().unwrap(), first);
+        assert_eq!(rows(folder.path(), &table.path().unwrap()), 3);
+    }
+}

@@ -256,3 +256,65 @@ impl Chunk {
         self.batches.entry((topic, partition_for(key, partitions))).or_default().push(key, value, timestamp_ms);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::FileKind;
+    use petrel_core::Domain;
+    use petrel_core::domain::TOPIC_ALERTS;
+    use petrel_ingest::topics::standard_topics;
+    use petrel_ingest::{DiskLog, DiskLogSettings};
+
+    fn publish_all(log: &Arc<DiskLog>, data_dir: &std::path::Path, publications: &[Publication]) {
+        let (events, received) = bounded(16);
+        let log: Arc<dyn Log> = Arc::clone(log) as Arc<dyn Log>;
+        let publisher = Publisher::start(log, data_dir.to_owned(), "engine-test".into(), || 7, events).unwrap();
+        for publication in publications {
+            assert!(publisher.publish(publication.clone()).is_none());
+            match received.recv_timeout(Duration::from_secs(60)).unwrap() {
+                Event::Published { batch } => assert_eq!(batch, publication.batch),
+                Event::PublicationFailed { error } => panic!("{error}"),
+                _ => panic!("another event"),
+            }
+        }
+    }
+
+    #[test]
+    fn publishing_again_after_a_restart_adds_nothing_and_large_files_go_in_chunks() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = DiskLog::open(folder.path().join("log"), DiskLogSettings::default()).unwrap();
+        log.create_topics(&standard_topics(&[Domain::SmartCity], 4)).unwrap();
+        let lines: String = (0..30_000)
+            .map(|seq| {
+                format!("{{\"device_id\":\"d{}\",\"event_time\":{seq},\"message\":\"too fast by far\"}}\n", seq % 9)
+            })
+            .collect();
+        assert!(lines.len() > CHUNK_BYTES);
+        std::fs::write(folder.path().join("alerts"), &lines).unwrap();
+        let file = StagedFile {
+            kind: FileKind::Alerts,
+            domain: Domain::SmartCity,
+            hour: "h".into(),
+            staged: "s".into(),
+            path: "alerts".into(),
+            rows: 30_000,
+            bytes: lines.len() as u64,
+        };
+        let publications: Vec<Publication> =
+            (1..=2).map(|batch| Publication { batch, files: vec![file.clone()], release: Vec::new() }).collect();
+        publish_all(&log, folder.path(), &publications[..1]);
+        assert_eq!(log.offsets(TOPIC_ALERTS).unwrap()[0].end, 30_000);
+        // The next driver does not know that batch 1 is out.
+        publish_all(&log, folder.path(), &publications);
+        assert_eq!(log.offsets(TOPIC_ALERTS).unwrap()[0].end, 60_000);
+        // Published, then merged away, and the record of it was lost.
+        std::fs::remove_file(folder.path().join("alerts")).unwrap();
+        publish_all(&log, folder.path(), &publications[1..]);
+        assert_eq!(log.offsets(TOPIC_ALERTS).unwrap()[0].end, 60_000);
+        let at = TopicPartition { topic: TOPIC_ALERTS.into(), partition: 0 };
+        let first = log.fetch(&at, 0, 3, 1 << 20).unwrap();
+        let second = first.batch.iter().nth(1).unwrap();
+        assert_eq!((second.key, second.timestamp_ms), (&b"d1"[..], 1));
+    }
+}

@@ -1,7 +1,8 @@
 //! A log server in this process, a driver in a child process, executors below it.
 
 use petrel_core::domain::TOPIC_METADATA;
-use petrel_core::{Codec, Domain};
+use petrel_core::protocol::{ExecutorPhase, ExecutorStatus, PROTOCOL_VERSION};
+use petrel_core::{Codec, DesiredState, Domain, Heartbeat, Tier};
 use petrel_engine::commit_log::read_state;
 use petrel_engine::driver::{DriverSettings, run_driver};
 use petrel_engine::provisioning::Provisioning;
@@ -13,16 +14,19 @@ use rand::RngExt;
 use rand_pcg::Pcg64Mcg;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const ENV_DATA_DIR: &str = "PETREL_TEST_DATA_DIR";
 pub const ENV_LOG: &str = "PETREL_TEST_LOG";
 /// CPU share that executors keep by themselves.
 pub const ENV_PACE: &str = "PETREL_TEST_PACE";
+/// Where the driver posts its heartbeats.
+pub const ENV_CONTROLLER: &str = "PETREL_TEST_CONTROLLER";
 pub const ALERT_EVERY: u64 = 50;
 const DEVICES: usize = 20;
 const PARTITIONS: u32 = 6;
@@ -200,6 +204,7 @@ pub fn run_driver_process(spec: JobSpec) {
     settings.provisioning = Provisioning::none();
     settings.executor_cpu = std::env::var(ENV_PACE).ok().map(|share| share.parse().unwrap());
     settings.always_pace = true;
+    settings.controller = std::env::var(ENV_CONTROLLER).ok();
     let command = std::env::current_exe().unwrap();
     settings.executor_command =
         Some(vec![command.into(), "executor_process".into(), "--exact".into(), "--nocapture".into()]);
@@ -208,6 +213,69 @@ pub fn run_driver_process(spec: JobSpec) {
         eprintln!("driver: {error}");
     }
     std::process::exit(i32::from(ended.is_err()));
+}
+
+/// Answers heartbeats with the desired number of executors.
+pub struct Controller {
+    pub url: String,
+    wish: Arc<Mutex<DesiredState>>,
+    pub heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
+}
+
+impl Controller {
+    pub fn start(executors: u32) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let wish =
+            DesiredState { version: PROTOCOL_VERSION, decision_id: 1, executors, tier: Tier::Nvme, codec: Codec::Zstd };
+        let wish = Arc::new(Mutex::new(wish));
+        let heartbeats = Arc::new(Mutex::new(Vec::new()));
+        let (reply, received) = (Arc::clone(&wish), Arc::clone(&heartbeats));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A driver that was killed in the middle of a request is no reason to stop.
+                if let Some(heartbeat) = answer(stream.unwrap(), &reply) {
+                    received.lock().unwrap().push(heartbeat);
+                }
+            }
+        });
+        Self { url, wish, heartbeats }
+    }
+
+    pub fn want(&self, executors: u32) {
+        let mut wish = self.wish.lock().unwrap();
+        *wish = DesiredState { decision_id: wish.decision_id + 1, executors, ..*wish };
+    }
+
+    pub fn running(&self) -> Option<usize> {
+        let heartbeats = self.heartbeats.lock().unwrap();
+        let running = |status: &&ExecutorStatus| status.phase == ExecutorPhase::Running;
+        heartbeats.last().map(|heartbeat| heartbeat.executors.iter().filter(running).count())
+    }
+}
+
+fn answer(stream: TcpStream, wish: &Mutex<DesiredState>) -> Option<Heartbeat> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut body_bytes = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            body_bytes = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; body_bytes];
+    reader.read_exact(&mut body).ok()?;
+    let heartbeat = serde_json::from_slice(&body).ok()?;
+    let reply = serde_json::to_string(&*wish.lock().unwrap()).unwrap();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+    write!(&stream, "{head}\r\ncontent-length: {}\r\n\r\n{reply}", reply.len()).ok()?;
+    Some(heartbeat)
 }
 
 pub struct DriverProcess {

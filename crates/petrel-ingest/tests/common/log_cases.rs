@@ -68,10 +68,28 @@ pub fn fetch_all(log: &dyn Log, at: &TopicPartition, range: OffsetRange, max_byt
     all
 }
 
-pub fn values(log: &dyn Log, at: &TopicPartition) -> Vec<String> {
-    let range = log.offsets(&at.topic).unwrap()[at.partition as usize];
+/// Range of a partition once it holds `records` records: Kafka shows a transaction a moment after its commit.
+pub fn range_with(log: &dyn Log, at: &TopicPartition, records: usize) -> OffsetRange {
+    let deadline = Instant::now() + FETCH_DEADLINE;
+    loop {
+        let range = log.offsets(&at.topic).unwrap()[at.partition as usize];
+        let visible = fetch_all(log, at, range, 1 << 20).batch.len();
+        assert!(visible <= records, "{visible} records in {}/{}, {records} were expected", at.topic, at.partition);
+        if visible == records {
+            return range;
+        }
+        assert!(Instant::now() < deadline, "{visible} of {records} records in {}/{}", at.topic, at.partition);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Asserts that a partition comes to hold exactly these records.
+pub fn assert_values(log: &dyn Log, at: &TopicPartition, expected: &[impl AsRef<str>], context: &str) {
+    let range = range_with(log, at, expected.len());
     let all = fetch_all(log, at, range, 1 << 20);
-    all.batch.iter().map(|record| String::from_utf8_lossy(record.value).into_owned()).collect()
+    let actual: Vec<_> = all.batch.iter().map(|record| String::from_utf8_lossy(record.value)).collect();
+    let expected: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+    assert_eq!(actual, expected, "{}/{} {context}", at.topic, at.partition);
 }
 
 fn create(log: &dyn Log, topic: &str, partitions: u32) {
@@ -99,7 +117,7 @@ fn records_come_back_in_order_with_key_and_time(fixture: &mut dyn Fixture, prefi
         }
         producer.append(&[(at(prefix, 2), records)], position).unwrap();
     }
-    let range = log.offsets(prefix).unwrap()[2];
+    let range = range_with(&*log, &at(prefix, 2), 20);
     let all = fetch_all(&*log, &at(prefix, 2), range, 1 << 20);
     let actual: Vec<_> =
         all.batch.iter().map(|record| (record.key.to_vec(), record.value.to_vec(), record.timestamp_ms)).collect();
@@ -116,7 +134,7 @@ fn every_codec_round_trips(fixture: &mut dyn Fixture, prefix: &str) {
         records.push(b"", b"without a key", 1_790_000_000_000);
         records.push(&[0, 255, 10], &[0, 159, 146, 150, 13, 10], 1_790_000_000_001);
         producer.append(&[(at(prefix, partition), records.clone())], 1).unwrap();
-        let range = log.offsets(prefix).unwrap()[partition as usize];
+        let range = range_with(&*log, &at(prefix, partition), 202);
         let all = fetch_all(&*log, &at(prefix, partition), range, 1 << 20);
         assert_eq!(all.batch, records, "{codec}");
     }
@@ -137,7 +155,7 @@ fn position_survives_reopening(fixture: &mut dyn Fixture, prefix: &str) {
     assert_eq!(second.position(), 9);
     assert_eq!(producer(&*log, &format!("{prefix}-other")).position(), 0, "positions belong to one identity");
     second.append(&[(at(prefix, 0), batch(["b"]))], 10).unwrap();
-    assert_eq!(values(&*log, &at(prefix, 0)), ["a", "b"]);
+    assert_values(&*log, &at(prefix, 0), &["a", "b"], "");
 }
 
 fn a_repeated_position_is_stored_once(fixture: &mut dyn Fixture, prefix: &str) {
@@ -150,7 +168,7 @@ fn a_repeated_position_is_stored_once(fixture: &mut dyn Fixture, prefix: &str) {
     drop(first);
     let mut second = producer(&*log, prefix);
     second.append(&[(at(prefix, 0), batch(["again"]))], 3).unwrap();
-    assert_eq!(values(&*log, &at(prefix, 0)), ["1", "2", "3"]);
+    assert_values(&*log, &at(prefix, 0), &["1", "2", "3"], "");
 }
 
 fn two_producers_interleave(fixture: &mut dyn Fixture, prefix: &str) {
@@ -164,7 +182,7 @@ fn two_producers_interleave(fixture: &mut dyn Fixture, prefix: &str) {
             expected.push(format!("{name}{round}"));
         }
     }
-    assert_eq!(values(&*log, &at(prefix, 0)), expected);
+    assert_values(&*log, &at(prefix, 0), &expected, "");
 }
 
 fn a_newer_producer_fences_the_older(fixture: &mut dyn Fixture, prefix: &str) {
@@ -179,7 +197,7 @@ fn a_newer_producer_fences_the_older(fixture: &mut dyn Fixture, prefix: &str) {
         assert!(matches!(&error, LogError::Fenced { id } if id == prefix), "{error}");
     }
     newer.append(&[(at(prefix, 0), batch(["newer"]))], 2).unwrap();
-    assert_eq!(values(&*log, &at(prefix, 0)), ["older", "newer"]);
+    assert_values(&*log, &at(prefix, 0), &["older", "newer"], "");
 }
 
 fn unknown_places_are_named(fixture: &mut dyn Fixture, prefix: &str) {
@@ -205,7 +223,7 @@ fn unknown_places_are_named(fixture: &mut dyn Fixture, prefix: &str) {
         assert!(matches!(&error, Err(LogError::UnknownPartition { partition: 2, partitions: 2, .. })), "{error:?}");
     }
     producer.append(&[(at(prefix, 1), batch(["still alive"]))], 1).unwrap();
-    assert_eq!(values(&*log, &at(prefix, 1)), ["still alive"]);
+    assert_values(&*log, &at(prefix, 1), &["still alive"], "");
 }
 
 fn an_append_is_all_or_nothing(fixture: &mut dyn Fixture, prefix: &str) {
@@ -220,17 +238,16 @@ fn an_append_is_all_or_nothing(fixture: &mut dyn Fixture, prefix: &str) {
     let places = [at(prefix, 0), at(&other, 0), at(prefix, 1), at(prefix, 0)];
     let batches: Vec<_> = (0..).zip(&places).map(|(index, at)| (at.clone(), batch([format!("{index}")]))).collect();
     producer.append(&batches, 1).unwrap();
-    assert_eq!(values(&*log, &at(prefix, 0)), ["0", "3"]);
-    assert_eq!(values(&*log, &at(&other, 0)), ["1"]);
-    assert_eq!(values(&*log, &at(prefix, 1)), ["2"]);
+    assert_values(&*log, &at(prefix, 0), &["0", "3"], "");
+    assert_values(&*log, &at(&other, 0), &["1"], "");
+    assert_values(&*log, &at(prefix, 1), &["2"], "");
 }
 
 fn offsets_out_of_range_are_refused(fixture: &mut dyn Fixture, prefix: &str) {
     let log = fixture.log();
     create(&*log, prefix, 1);
     producer(&*log, prefix).append(&[(at(prefix, 0), batch(["a", "b"]))], 1).unwrap();
-    let end = log.offsets(prefix).unwrap()[0].end;
-    assert!(end >= 2);
+    let end = range_with(&*log, &at(prefix, 0), 2).end;
     let at_end = log.fetch(&at(prefix, 0), end, u64::MAX, 100).unwrap();
     assert_eq!((at_end.batch.len(), at_end.next_offset), (0, end));
     let error = log.fetch(&at(prefix, 0), end + 1, u64::MAX, 100).unwrap_err();
@@ -246,7 +263,7 @@ fn ranges_end_where_they_were_asked_to(fixture: &mut dyn Fixture, prefix: &str) 
         producer
             .append(&[(at(prefix, 0), batch((0..4).map(|index| format!("{position}.{index}"))))], position)
             .unwrap();
-        ends.push(log.offsets(prefix).unwrap()[0].end);
+        ends.push(range_with(&*log, &at(prefix, 0), 4 * position as usize).end);
     }
     let end = ends[5];
     let all = fetch_all(&*log, &at(prefix, 0), OffsetRange { start: 0, end }, 1 << 20);
@@ -287,7 +304,7 @@ fn big_batches_are_read_in_pieces(fixture: &mut dyn Fixture, prefix: &str) {
         ];
         producer.append(&batches, position as u64).unwrap();
     }
-    let ranges = log.offsets(prefix).unwrap();
+    let ranges = [range_with(&*log, &at(prefix, 0), 20_000), range_with(&*log, &at(prefix, 1), 4)];
     let first = log.fetch(&at(prefix, 0), ranges[0].start, ranges[0].end, 1000).unwrap();
     assert!(!first.batch.is_empty() && first.batch.len() <= 5000, "{} records for 1000 bytes", first.batch.len());
     let small = fetch_all(&*log, &at(prefix, 0), ranges[0], 100_000);
@@ -328,6 +345,6 @@ fn appended_records_survive_reopening(fixture: &mut dyn Fixture, prefix: &str) {
         expected.push(format!("{round}"));
         drop((producer, log));
         fixture.reopen();
-        assert_eq!(values(&*fixture.log(), &at(prefix, 0)), expected);
+        assert_values(&*fixture.log(), &at(prefix, 0), &expected, "");
     }
 }

@@ -1,27 +1,17 @@
 //! One file per subcommand.
 
-pub(crate) mod driver;
 pub(crate) mod edge;
-pub(crate) mod executor;
 pub(crate) mod fleet;
+pub(crate) mod log;
 pub(crate) mod topics;
-pub(crate) mod up;
-pub(crate) mod verify;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands that may wait to be read.
 const COMMANDS_WAITING: usize = 64;
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// Prints one status line for the parent process; false when nobody reads any more.
 pub(crate) fn print_status(status: &impl Serialize) -> bool {

@@ -2,7 +2,6 @@
 
 use crate::error::CommandError;
 use crate::options::check_domains;
-use crate::table::grouped;
 use clap::{Args, Subcommand};
 use petrel_core::Domain;
 use petrel_ingest::topics::{describe, standard_topics};
@@ -52,7 +51,7 @@ pub(crate) fn run(args: &TopicsArgs) -> Result<ExitCode, CommandError> {
             for topic in log.topics()? {
                 let kept: u64 = log.offsets(&topic.name)?.iter().map(|range| range.end - range.start).sum();
                 let purpose = describe(&topic.name).unwrap_or("not one of Petrel's");
-                println!("{:<26} {:>10} {:>14}  {purpose}", topic.name, topic.partitions, grouped(kept));
+                println!("{:<26} {:>10} {:>14}  {purpose}", topic.name, topic.partitions, kept);
             }
         }
     }

@@ -1,0 +1,91 @@
+//! `petrel`: one binary, one file per subcommand, wiring only.
+//!
+//! ```text
+//! up ─┬─ core broker, embedded log server, controller, live page   (threads of this process)
+//!     ├─ petrel fleet                                             (child process)
+//!     ├─ petrel edge ×N                                           (child processes)
+//!     └─ petrel driver ── petrel executor ×n                      (child processes)
+//! ```
+
+mod broker;
+mod commands;
+mod error;
+mod options;
+mod progress;
+mod settings;
+mod supervise;
+mod table;
+
+use clap::{Parser, Subcommand};
+use error::CommandError;
+use std::process::ExitCode;
+
+/// Keeps a streaming job on IoT data inside its latency objective at the lowest cost, by acting
+/// before the burst arrives.
+#[derive(Parser)]
+#[command(name = "petrel", version, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the whole loop on this machine: broker, devices, gateways, log, engine, controller, page
+    Up(Box<commands::up::UpArgs>),
+    /// Compares what the devices saw acknowledged with what is in the sink
+    Verify(commands::verify::VerifyArgs),
+    /// Makes or describes the topics of the log
+    Topics(commands::topics::TopicsArgs),
+    /// Runs one edge gateway
+    Edge(Box<commands::edge::EdgeArgs>),
+    /// Runs a fleet of devices against gateways
+    Fleet(Box<commands::fleet::FleetArgs>),
+    /// Runs the driver of the embedded engine (started by `petrel up`)
+    Driver(Box<commands::driver::DriverArgs>),
+    /// Runs one executor of the embedded engine (started by the driver)
+    Executor(commands::executor::ExecutorArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = match settings::parse::<Cli>() {
+        Ok(cli) => cli,
+        Err(error) => return error.exit(),
+    };
+    let outcome = match cli.command {
+        Command::Up(args) => commands::up::run(*args),
+        Command::Verify(args) => commands::verify::run(&args),
+        Command::Topics(args) => commands::topics::run(&args),
+        Command::Edge(args) => commands::edge::run(*args),
+        Command::Fleet(args) => commands::fleet::run(*args),
+        Command::Driver(args) => commands::driver::run(*args),
+        Command::Executor(args) => commands::executor::run(args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => error.exit(),
+    }
+}
+
+/// Log lines go to standard error; `PETREL_LOG` sets the filter, for example `debug` or `petrel_edge=trace`.
+pub(crate) fn start_logging(default_filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PETREL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default_filter));
+    let _already_set = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+impl CommandError {
+    fn exit(self) -> ExitCode {
+        if let CommandError::Usage(usage) = &self {
+            let _printed = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+        eprintln!("error: {self}");
+        let mut source = std::error::Error::source(&self);
+        while let Some(cause) = source {
+            eprintln!("  caused by: {cause}");
+            source = cause.source();
+        }
+        ExitCode::from(self.code())
+    }
+}
