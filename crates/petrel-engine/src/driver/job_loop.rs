@@ -240,7 +240,8 @@ impl JobLoop {
             codec,
             plan_fingerprint: None,
             abandoned: 0,
-            needs_sweep: false,
+            // An executor of a former driver may have written a last file after the sweep of the start.
+            needs_sweep: true,
             cpu_sampled: now,
             last_looked_for_merges: 0,
             log_is_away: false,
@@ -256,8 +257,13 @@ impl JobLoop {
         }
         self.children.stop();
         self.publisher.stop();
-        for status in self.roster.statuses() {
-            self.children.kill(status.id);
+        self.roster.statuses().iter().for_each(|status| self.children.kill(status.id));
+        // Waited for, so that their control groups can be removed.
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while self.roster.pids().iter().any(|_| Instant::now() < deadline) {
+            if let Ok(Event::Exited { executor, detail }) = self.events.recv_timeout(TICK) {
+                self.bury(executor, &detail);
+            }
         }
         result
     }
@@ -265,8 +271,10 @@ impl JobLoop {
     fn run_to_end(&mut self) -> Result<(), EngineError> {
         self.republish()?;
         loop {
-            let timeout = self.next_batch_at.saturating_duration_since(Instant::now()).min(TICK);
-            match self.events.recv_timeout(timeout.max(Duration::from_millis(1))) {
+            // A batch that is due and did not start waits for an event: a result, an executor, a publication.
+            let until_batch = self.next_batch_at.saturating_duration_since(Instant::now());
+            let timeout = if until_batch.is_zero() { TICK } else { until_batch.min(TICK) };
+            match self.events.recv_timeout(timeout) {
                 Ok(event) => {
                     self.handle(event)?;
                     while let Ok(event) = self.events.try_recv() {
@@ -287,7 +295,6 @@ impl JobLoop {
             } else {
                 self.step_publication();
                 self.step_batch()?;
-                self.step_merge()?;
             }
             self.show();
         }
@@ -472,17 +479,19 @@ impl JobLoop {
     }
 
     fn step_batch(&mut self) -> Result<(), EngineError> {
-        if self.running.is_none() {
-            let is_due = Instant::now() >= self.next_batch_at || self.mode == Mode::Draining;
-            if is_due && self.schedule.slots() > 0 && self.publisher.has_room() && self.unsent.is_none() {
-                self.plan_batch()?;
-            }
-        }
-        if self.mode == Mode::Draining && self.running.is_none() && self.is_drained() {
-            self.leave(LEAVE_TIMEOUT);
-            return Ok(());
-        }
         loop {
+            if self.running.is_none() {
+                // Between batches, also when they follow one another without a pause.
+                self.step_merge()?;
+                let is_due = Instant::now() >= self.next_batch_at || self.mode == Mode::Draining;
+                if is_due && self.schedule.slots() > 0 && self.publisher.has_room() && self.unsent.is_none() {
+                    self.plan_batch()?;
+                }
+            }
+            if self.mode == Mode::Draining && self.running.is_none() && self.is_drained() {
+                self.leave(LEAVE_TIMEOUT);
+                return Ok(());
+            }
             self.start_tasks();
             if self.running.is_none() || !self.schedule.stage_done() {
                 return Ok(());
@@ -838,7 +847,7 @@ impl JobLoop {
 
     fn step_merge(&mut self) -> Result<(), EngineError> {
         let batch = self.commits.state().batch;
-        let is_busy = self.running.is_some() || self.merge.is_some() || self.mode != Mode::Running;
+        let is_busy = self.merge.is_some() || self.mode != Mode::Running;
         if is_busy || batch < self.last_looked_for_merges + COMPACT_EVERY_BATCHES {
             return Ok(());
         }
