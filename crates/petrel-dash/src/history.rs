@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 
 /// Length of the history, seconds; at most one point each.
 pub const HISTORY_SECONDS: u32 = 600;
-/// Points closer than this replace each other, milliseconds.
-const POINT_SPACING_MS: i64 = 900;
+/// A point goes when its neighbours are closer than this, milliseconds: one a second stays, with
+/// some room for a late tick.
+const NEIGHBOURS_MS: i64 = 1_100;
 
 /// The figures of a snapshot that the charts draw; names and units as in
 /// [`Snapshot`](petrel_core::live::Snapshot).
@@ -62,7 +63,7 @@ impl History {
             self.points.pop_back();
         }
         let before_last = self.points.len().checked_sub(2).and_then(|index| self.points.get(index));
-        if before_last.is_some_and(|previous| point.time_ms - previous.time_ms < POINT_SPACING_MS)
+        if before_last.is_some_and(|previous| point.time_ms - previous.time_ms < NEIGHBOURS_MS)
             || self.points.back().is_some_and(|last| last.time_ms == point.time_ms)
         {
             self.points.pop_back();

@@ -24,13 +24,16 @@ fn state_is_the_newest_snapshot() {
 fn history_shows_the_past_to_those_who_come_late() {
     let served = serve();
     let start = snapshot();
-    for second in 1..=5 {
-        // Each must be seen before the next replaces it: the last point tells.
+    for second in 0..=5 {
+        // Each must be seen before the next replaces it: the last point tells. The first is the one
+        // that the page was served with.
         let time_ms = start.time_ms + second * 1_000;
-        served.sender.send_replace(Arc::new(Snapshot { time_ms, arrival_rate: second as f64, ..start.clone() }));
-        let seen = || served.get("/api/v1/history").json()["points"].as_array().unwrap().last().unwrap().clone();
+        if second > 0 {
+            served.sender.send_replace(Arc::new(Snapshot { time_ms, arrival_rate: second as f64, ..start.clone() }));
+        }
+        let seen = || served.get("/api/v1/history").json()["points"].as_array().unwrap().last().cloned();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while seen()["time_ms"] != time_ms {
+        while seen().is_none_or(|point| point["time_ms"] != time_ms) {
             assert!(std::time::Instant::now() < deadline, "point {second} never came");
         }
     }
@@ -197,6 +200,7 @@ fn bodies_are_bounded_and_unknown_paths_and_methods_are_json() {
     assert_eq!((reply.status, reply.json()), (404, json!({ "error": "no such path: /api/v2/state" })));
     let reply = served.get("/api/v1/burst");
     assert_eq!((reply.status, reply.json()), (405, json!({ "error": "got GET, expected POST" })));
+    assert!(reply.head.contains("allow: post"), "{}", reply.head);
     let reply = served.post_json("/metrics", "{}");
     assert_eq!((reply.status, reply.json()), (405, json!({ "error": "got POST, expected GET" })));
 }

@@ -1,5 +1,7 @@
 //! The metrics as Prometheus parses them.
 
+#![allow(clippy::expect_used)] // This is test code.
+
 mod support;
 
 use petrel_dash::render_metrics;
