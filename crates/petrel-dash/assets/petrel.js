@@ -212,7 +212,7 @@ class Chart {
       pen.fillText(labels[index], this.left - 6, y);
     });
     const roomy = (this.right - this.left) / (rangeS + this.futureS);
-    const stepS = [30, 60, 120, 300].find((step) => step * roomy >= 76) || 300;
+    const stepS = [30, 60, 120, 300].find((step) => step * roomy >= 64 && (step > 30 || rangeS <= 120)) || 300;
     pen.textAlign = "center";
     for (let aheadS = Math.floor(this.futureS / stepS) * stepS; aheadS >= -rangeS; aheadS -= stepS) {
       const x = this.x(latest.time_ms + aheadS * 1000);
@@ -400,7 +400,7 @@ function makeCharts() {
       },
     }),
     new Chart("latency", {
-      label: "Latency", tick: (ms) => (ms === 0 ? "0" : ms < 1000 ? ms + " ms" : ms / 1000 + " s"),
+      label: "Latency from event time to commit", tick: (ms) => (ms === 0 ? "0" : ms < 1000 ? ms + " ms" : ms / 1000 + " s"),
       series: [
         { key: "p50", name: "p50", colour: "grey", ...figure("latency_p50_ms", latency) },
         { key: "p95", name: "p95", colour: "blue", ...figure("latency_p95_ms", latency) },

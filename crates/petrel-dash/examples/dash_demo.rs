@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The past of the script, fast, so that the page has ten minutes to show.
     for _ in 0..PAST_S {
         sender.send_replace(Arc::new(script.next(1.0)));
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(5));
     }
     println!("http://{}", page.address());
     for _ in 0..run_s {

@@ -223,12 +223,17 @@ impl KafkaLog {
 }
 
 impl Reader {
-    fn seek(&mut self, at: &TopicPartition, offset: u64) -> Result<(), KafkaError> {
+    fn seek(&mut self, brokers: &str, at: &TopicPartition, offset: u64) -> Result<(), KafkaError> {
         self.stashed = None;
         self.next_offset = None;
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(&at.topic, at.partition as i32, Offset::Offset(offset as i64))?;
         self.consumer.assign(&assignment)?;
+        if self.consumed_position().is_some() {
+            // Of the assignment before: `read` would take it for the new one's and skip records.
+            self.consumer = consumer_config(brokers, "petrel").create()?;
+            self.consumer.assign(&assignment)?;
+        }
         self.next_offset = Some(offset);
         Ok(())
     }
@@ -246,6 +251,7 @@ impl Reader {
     /// Reads records in `from..to`, where `to` is not behind the end of the partition.
     fn read(
         &mut self,
+        brokers: &str,
         at: &TopicPartition,
         from: u64,
         to: u64,
@@ -253,7 +259,7 @@ impl Reader {
         deadline: Instant,
     ) -> Result<Fetched, KafkaError> {
         if self.next_offset != Some(from) {
-            self.seek(at, from)?;
+            self.seek(brokers, at, from)?;
         }
         let mut fetched = Fetched { next_offset: from, ..Fetched::default() };
         if let Some(stashed) = self.stashed.take() {
@@ -412,7 +418,7 @@ impl Log for KafkaLog {
         }
         let reader = self.reader(at)?;
         let mut reader = lock(&reader);
-        let fetched = reader.read(at, from, to, max_bytes, Instant::now() + RETRY_FOR);
+        let fetched = reader.read(&self.brokers, at, from, to, max_bytes, Instant::now() + RETRY_FOR);
         fetched.map_err(|error| self.error(&format!("cannot read {}/{} from {from}", at.topic, at.partition), &error))
     }
 

@@ -4,6 +4,13 @@
 //! petrel fleet ──MQTT──▶ petrel edge ──▶ petrel log
 //! ```
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
+    rustdoc::bare_urls,
+    reason = "doc comments of arguments are help texts, where brackets mean something else"
+)]
+
 mod broker;
 mod commands;
 mod error;

@@ -34,7 +34,7 @@ pub const CASES: [(&str, Case); 13] = [
     ("appended_records_survive_reopening", appended_records_survive_reopening),
 ];
 
-const FETCH_DEADLINE: Duration = Duration::from_secs(120);
+const FETCH_DEADLINE: Duration = Duration::from_secs(40);
 
 pub fn at(topic: &str, partition: u32) -> TopicPartition {
     TopicPartition { topic: topic.to_string(), partition }
@@ -78,7 +78,8 @@ pub fn range_with(log: &dyn Log, at: &TopicPartition, records: usize) -> OffsetR
         if visible == records {
             return range;
         }
-        assert!(Instant::now() < deadline, "{visible} of {records} records in {}/{}", at.topic, at.partition);
+        let place = format!("{}/{} {range:?}", at.topic, at.partition);
+        assert!(Instant::now() < deadline, "{visible} of {records} records in {place}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
