@@ -69,7 +69,7 @@ pub struct BatchReport {
     pub overhead_ms: f64,
     /// Shuffle bytes written, after compression.
     pub shuffle_bytes: u64,
-    /// Event-time-to-commit latency: counts per bucket of [`LATENCY_BUCKETS_MS`], the last one
+    /// Event-time-to-commit latency: counts per bucket of [`latency_buckets_ms`], the last one
     /// holds everything above.
     pub latency_counts: Vec<u64>,
 }

@@ -121,7 +121,7 @@ pub struct BatchCommit {
 
 /// One record of the commit log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "record", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum CommitRecord {
     /// All that was committed before; first record of a file.
     Snapshot(Box<CommitState>),

@@ -68,7 +68,7 @@ pub struct ExecutorJob {
 
 /// Executor to driver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ToDriver {
     /// First message.
     Hello(Hello),
@@ -95,7 +95,7 @@ pub enum ToDriver {
 
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// With a result.
     Done {
@@ -125,7 +125,7 @@ pub enum FailureClass {
 
 /// Driver to executor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ToExecutor {
     /// Accepted.
     Welcome(Box<ExecutorJob>),

@@ -266,7 +266,9 @@ fn assert_exact(cluster: &Cluster, expected: &Expected) {
 
 #[test]
 fn kills_at_seeded_moments_lose_and_double_nothing() {
-    for seed in [11, 12, 13] {
+    // More seeds with, for example, PETREL_CRASH_SEEDS=30.
+    let seeds = std::env::var("PETREL_CRASH_SEEDS").map_or(3, |seeds| seeds.parse().unwrap());
+    for seed in 11..11 + seeds {
         println!("seed {seed}");
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let mut cluster = Cluster::start();

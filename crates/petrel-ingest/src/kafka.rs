@@ -3,7 +3,9 @@
 //! The position of producer `id` is the offset that the consumer group `petrel-position-<id>` has committed on the
 //! topic `petrel-positions`; Kafka commits it in the same transaction as the records. (Brokers forget the offsets of a
 //! silent group after `offsets.retention.minutes`, 7 days by default: set it above the longest outage to be survived.)
-//! Records are kept as long as the topic's retention says; [`Log::release`] deletes nothing here.
+//! Records are kept as long as the topic's retention says; [`Log::release`] deletes nothing here. Kafka counts retention
+//! from the time of a record: a topic that was not made by [`Log::create_topics`] needs a `retention.ms` that is longer
+//! than the oldest event time that validation accepts (30 days), or late records vanish before they are read.
 
 use crate::disk::check_append_size;
 use crate::error::LogError;
@@ -28,6 +30,8 @@ use tracing::{debug, warn};
 
 /// Topic whose committed offsets are the positions of producers. It has no records.
 const POSITIONS_TOPIC: &str = "petrel-positions";
+/// Retention of new topics: 30 days, the age that validation accepts by default, and a week to read them in.
+const RETENTION_MS: &str = "3196800000";
 /// One request to a broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call is repeated for this long while brokers restart.
@@ -347,7 +351,10 @@ impl Log for KafkaLog {
         let new_topics: Vec<NewTopic<'_>> = missing
             .iter()
             // -1: as many replicas as the brokers' default says.
-            .map(|topic| NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(-1)))
+            .map(|topic| {
+                NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(-1))
+                    .set("retention.ms", RETENTION_MS)
+            })
             .collect();
         let options =
             AdminOptions::new().operation_timeout(Some(REQUEST_TIMEOUT)).request_timeout(Some(REQUEST_TIMEOUT));

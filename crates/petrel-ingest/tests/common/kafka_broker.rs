@@ -73,7 +73,8 @@ impl KafkaBroker {
              transaction.state.log.num.partitions=4\nshare.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
              auto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n\
-             num.recovery.threads.per.data.dir=1\nlog.cleaner.dedupe.buffer.size=4194304\nlog.cleaner.threads=1\n",
+             num.recovery.threads.per.data.dir=1\nlog.cleaner.dedupe.buffer.size=4194304\nlog.cleaner.threads=1\n\
+             log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=500\n",
             data.display()
         );
         std::fs::write(directory.path().join("server.properties"), properties).unwrap();

@@ -3,8 +3,8 @@
 use petrel_core::Codec;
 use petrel_ingest::log::{Batch, Fetched, OffsetRange, Producer, TopicPartition, TopicSpec};
 use petrel_ingest::{Log, LogError};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A log under test that can be closed and opened again.
 pub trait Fixture {
@@ -34,7 +34,13 @@ pub const CASES: [(&str, Case); 13] = [
     ("appended_records_survive_reopening", appended_records_survive_reopening),
 ];
 
-const FETCH_DEADLINE: Duration = Duration::from_secs(40);
+const FETCH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A recent time, the same in the whole test process: Kafka deletes records whose time is older than its retention.
+pub fn base_ms() -> i64 {
+    static BASE_MS: OnceLock<i64> = OnceLock::new();
+    *BASE_MS.get_or_init(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as i64)
+}
 
 pub fn at(topic: &str, partition: u32) -> TopicPartition {
     TopicPartition { topic: topic.to_string(), partition }
@@ -43,7 +49,7 @@ pub fn at(topic: &str, partition: u32) -> TopicPartition {
 pub fn batch(values: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Batch {
     let mut batch = Batch::default();
     for (index, value) in values.into_iter().enumerate() {
-        batch.push(format!("key-{index}").as_bytes(), value.as_ref(), 1_790_000_000_000 + index as i64);
+        batch.push(format!("key-{index}").as_bytes(), value.as_ref(), base_ms() + index as i64);
     }
     batch
 }
@@ -112,7 +118,7 @@ fn records_come_back_in_order_with_key_and_time(fixture: &mut dyn Fixture, prefi
             let number = position * 10 + index;
             let (key, value) = (format!("k{number}"), format!("{{\"number\":{number}}}"));
             // Times go back and forth, as they do.
-            let time_ms = 1_790_000_000_000 + ((number * 7) % 13) as i64;
+            let time_ms = base_ms() + ((number * 7) % 13) as i64;
             records.push(key.as_bytes(), value.as_bytes(), time_ms);
             expected.push((key.into_bytes(), value.into_bytes(), time_ms));
         }
@@ -132,8 +138,8 @@ fn every_codec_round_trips(fixture: &mut dyn Fixture, prefix: &str) {
     for (partition, codec) in (0_u32..).zip(Codec::ALL) {
         let mut producer = log.producer(&format!("{prefix}-{codec}"), codec).unwrap();
         let mut records = batch((0..200).map(|index| format!("{{\"temperature\":{index},\"unit\":\"celsius\"}}")));
-        records.push(b"", b"without a key", 1_790_000_000_000);
-        records.push(&[0, 255, 10], &[0, 159, 146, 150, 13, 10], 1_790_000_000_001);
+        records.push(b"", b"without a key", base_ms());
+        records.push(&[0, 255, 10], &[0, 159, 146, 150, 13, 10], base_ms() + 1);
         producer.append(&[(at(prefix, partition), records.clone())], 1).unwrap();
         let range = range_with(&*log, &at(prefix, partition), 202);
         let all = fetch_all(&*log, &at(prefix, partition), range, 1 << 20);
