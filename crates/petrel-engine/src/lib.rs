@@ -1,9 +1,9 @@
 //! The embedded engine: SQL pipelines over a partitioned log, micro-batch by micro-batch, on executor processes that
 //! come and go.
 //!
-//! DataFusion plans and runs the queries. What is here is everything around it: a driver that fixes offsets, cuts a batch
-//! into tasks, fences attempts and commits; executors that run tasks and hold no truth; state and sinks as files that
-//! count only once a commit record names them. On a cluster the engine is Spark; both stand behind [`engine::Engine`].
+//! Here is everything around the queries: a driver that fixes offsets, cuts a batch into tasks, fences attempts and
+//! commits; executors that run tasks and hold no truth; state and sinks as files that count only once a commit record
+//! names them. What a task does is behind [`executor::TaskRunner`]; the one that runs SQL with DataFusion is not here yet. On a cluster the engine is Spark; both stand behind [`engine::Engine`].
 //!
 //! ```text
 //! log ══ranges══▶ map tasks ──partial windows──▶ shuffle ──▶ reduce tasks ──▶ closed windows, window state
@@ -13,10 +13,9 @@
 //!                                            │ rename to sink/, publish to topics, release offsets
 //! ```
 //!
-//! * [`pipeline`]: what a pipeline file may say, and how its plan is cut into a map and a reduce side.
-//! * [`task`]: the pure functions that executors run, and the values that travel to and from them.
+//! * [`task`]: what the driver asks of an executor, and what comes back.
 //! * [`driver`]: the job: executors, batches, commits. [`executor`]: the process that runs tasks. [`wire`]: between them.
-//! * [`commit_log`]: what is committed, and recovery. [`sink`]: reading it back.
+//! * [`commit_log`]: what is committed, recovery, and which files readers may read.
 //! * [`provisioning`]: the emulated delay of a new executor. [`cpu_share`]: how its CPU share is enforced.
 //!
 //! `docs/engine.md` has the commit protocol and the table of failures.

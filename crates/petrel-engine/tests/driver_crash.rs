@@ -2,9 +2,10 @@
 //! alert in its topic once, and every window has its exact count.
 //!
 //! Tasks are run here by a small counting runner without a query engine, so that the test is about the driver: offsets,
-//! fencing, commit, recovery, publication. `end_to_end.rs` has the same with SQL.
+//! fencing, commit, recovery, publication.
 
-#[allow(dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Cluster, Expected};
