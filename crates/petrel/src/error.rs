@@ -1,6 +1,8 @@
 //! What does the binary say when a command fails, and with which exit code?
 
 use petrel_core::InvalidValue;
+use petrel_edge::EdgeError;
+use petrel_ingest::LogError;
 
 /// Errors of a subcommand.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +34,10 @@ impl CommandError {
     /// 2 for what the user can mend on the command line, 1 for everything else.
     pub(crate) fn code(&self) -> u8 {
         match self {
-            CommandError::Usage(_) | CommandError::Invalid(_) => 2,
+            CommandError::Usage(_)
+            | CommandError::Invalid(_)
+            | CommandError::Log(LogError::Invalid(_))
+            | CommandError::Edge(EdgeError::Invalid(_)) => 2,
             _ => 1,
         }
     }
