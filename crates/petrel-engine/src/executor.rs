@@ -7,7 +7,7 @@
 use crate::cpu_share::{Enforcement, Pacer};
 use crate::driver::schedule::AttemptId;
 use crate::error::{EngineError, TaskError};
-use crate::task::{Task, TaskOutput};
+use crate::task::{SqlRunner, Task, TaskOutput};
 use crate::wire::{
     ALIVE_EVERY_MS, ExecutorJob, FailureClass, Hello, MAX_FRAME_BYTES, Outcome, ToDriver, ToExecutor, WIRE_VERSION,
     build_fingerprint, read_frame, write_frame,
@@ -78,7 +78,15 @@ pub trait TaskRunner: Send + Sync {
     fn run(&self, task: &Task) -> Result<TaskOutput, TaskError>;
 }
 
-/// Main function of `petrel executor` with a given task runner: returns when the executor may end.
+/// Main function of `petrel executor`: runs the SQL pipelines of its driver until it may end.
+///
+/// # Errors
+/// Those of [`run_executor_with`]; pipelines that cannot be run.
+pub fn run_executor(args: &ExecutorArgs) -> Result<(), EngineError> {
+    run_executor_with(args, SqlRunner::new)
+}
+
+/// As [`run_executor`], with a given task runner: returns when the executor may end.
 ///
 /// # Errors
 /// [`EngineError::ExecutorRefused`] when driver and executor do not fit, [`EngineError::DriverLost`] when the connection

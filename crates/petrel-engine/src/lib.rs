@@ -3,7 +3,8 @@
 //!
 //! Here is everything around the queries: a driver that fixes offsets, cuts a batch into tasks, fences attempts and
 //! commits; executors that run tasks and hold no truth; state and sinks as files that count only once a commit record
-//! names them. What a task does is behind [`executor::TaskRunner`]; the one that runs SQL with DataFusion is not here yet. On a cluster the engine is Spark; both stand behind [`engine::Engine`].
+//! names them. SQL, planning, operators, spilling and memory pools are DataFusion's. On a cluster the engine is Spark; both
+//! stand behind [`engine::Engine`].
 //!
 //! ```text
 //! log ══ranges══▶ map tasks ──partial windows──▶ shuffle ──▶ reduce tasks ──▶ closed windows, window state
@@ -13,7 +14,8 @@
 //!                                            │ rename to sink/, publish to topics, release offsets
 //! ```
 //!
-//! * [`task`]: what the driver asks of an executor, and what comes back.
+//! * [`pipeline`]: the SQL of a domain, and the plans of its stages.
+//! * [`task`]: what the driver asks of an executor, and what comes back. [`sink`]: the files that it writes.
 //! * [`driver`]: the job: executors, batches, commits. [`executor`]: the process that runs tasks. [`wire`]: between them.
 //! * [`commit_log`]: what is committed, recovery, and which files readers may read.
 //! * [`provisioning`]: the emulated delay of a new executor. [`cpu_share`]: how its CPU share is enforced.
@@ -47,6 +49,8 @@ pub mod driver;
 pub mod engine;
 pub mod error;
 pub mod executor;
+pub mod pipeline;
 pub mod provisioning;
+pub mod sink;
 pub mod task;
 pub mod wire;

@@ -1,8 +1,8 @@
 //! Which devices are known? The topic of device metadata, folded into one small Arrow file per version.
 
 use crate::error::EngineError;
+use crate::pipeline::devices_schema;
 use datafusion::arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::writer::FileWriter;
 use petrel_core::InvalidValue;
 use petrel_core::domain::TOPIC_METADATA;
@@ -153,16 +153,7 @@ impl DeviceTable {
 }
 
 fn encode(devices: &BTreeMap<String, Device>) -> Result<Vec<u8>, EngineError> {
-    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
-    let schema = Arc::new(Schema::new(vec![
-        text("device_id", false),
-        text("domain", true),
-        text("kind", true),
-        text("area", true),
-        text("model", true),
-        Field::new("limit_low", DataType::Float64, true),
-        Field::new("limit_high", DataType::Float64, true),
-    ]));
+    let schema = devices_schema();
     let strings =
         |of: fn(&Device) -> Option<&str>| -> ArrayRef { Arc::new(devices.values().map(of).collect::<StringArray>()) };
     let numbers =

@@ -28,9 +28,16 @@ pub fn devices_schema() -> SchemaRef {
     ]))
 }
 
-/// Schema of `CREATE TABLE raw`.
-pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<SchemaRef, PipelineError> {
+/// `CHECK (expression)` behind a column: records for which it is false are refused.
+pub(crate) struct CheckClause {
+    pub(crate) column: String,
+    pub(crate) expression: String,
+}
+
+/// Schema of `CREATE TABLE raw`, and what its columns are checked for.
+pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<(SchemaRef, Vec<CheckClause>), PipelineError> {
     let mut fields: Vec<Field> = Vec::with_capacity(columns.len());
+    let mut checks = Vec::new();
     for column in columns {
         let name = column_name(&column.name);
         if fields.iter().any(|field| *field.name() == name) {
@@ -40,12 +47,15 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<SchemaRef, Pipeli
             .ok_or_else(|| unsupported(format!("column `{name}` of type {}", column.data_type), COLUMN_TYPES))?;
         let mut nullable = true;
         for option in &column.options {
-            match option.option {
+            match &option.option {
                 ColumnOption::NotNull => nullable = false,
                 ColumnOption::Null => nullable = true,
+                ColumnOption::Check(check) => {
+                    checks.push(CheckClause { column: name.clone(), expression: check.expr.to_string() });
+                }
                 _ => {
                     let found = format!("`{}` on column `{name}`", option.option);
-                    return Err(unsupported(found, "NOT NULL and NULL"));
+                    return Err(unsupported(found, "NOT NULL, NULL and CHECK (expression)"));
                 }
             }
         }
@@ -64,7 +74,7 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<SchemaRef, Pipeli
             });
         }
     }
-    Ok(Arc::new(Schema::new(fields)))
+    Ok((Arc::new(Schema::new(fields)), checks))
 }
 
 fn unsupported(found: impl Into<String>, supported: impl Into<String>) -> PipelineError {
