@@ -1,15 +1,18 @@
 //! How is Kafka used as the log? One transaction per append, which also stores the position of the writer.
 //!
-//! The position of producer `id` is the offset that the consumer group `petrel-position-<id>` has committed on the
-//! topic `petrel-positions`; Kafka commits it in the same transaction as the records. (Brokers forget the offsets of a
-//! silent group after `offsets.retention.minutes`, 7 days by default: set it above the longest outage to be survived.)
+//! The position of producer `id` is the offset that the consumer group `petrel-position-<id>` has committed on
+//! partition 0 of the topic `petrel-positions`; Kafka commits it in the same transaction as the records. (Brokers forget
+//! the offsets of a silent group after `offsets.retention.minutes`, 7 days by default: set it above the longest outage
+//! to be survived.) The offset on partition 1 says which client opened the producer last: Kafka reports a transaction
+//! that it ended by time-out in the same words as a newer producer, and only the latter may stop a gateway for good.
 //! Records are kept as long as the topic's retention says; [`Log::release`] deletes nothing here. Kafka counts retention
 //! from the time of a record: a topic that was not made by [`Log::create_topics`] needs a `retention.ms` that is longer
 //! than the oldest event time that validation accepts (30 days), or late records vanish before they are read.
 
-use crate::disk::check_append_size;
+use crate::disk::{check_append_size, check_name};
 use crate::error::LogError;
 use crate::log::{Batch, Fetched, Log, OffsetRange, Producer, TopicPartition, TopicSpec};
+use petrel_core::domain::TOPIC_METADATA;
 use petrel_core::{Codec, InvalidValue};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -20,7 +23,9 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -28,22 +33,33 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// Topic whose committed offsets are the positions of producers. It has no records.
+/// Topic whose committed offsets are the positions and the owners of producers. It has no records.
 const POSITIONS_TOPIC: &str = "petrel-positions";
+const POSITION_PARTITION: i32 = 0;
+const OWNER_PARTITION: i32 = 1;
 /// Retention of new topics: 30 days, the age that validation accepts by default, and a week to read them in.
 const RETENTION_MS: &str = "3196800000";
 /// One request to a broker.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call is repeated for this long while brokers restart.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// Shortest and longest time-out of a transaction; brokers refuse a longer one by default.
+const TRANSACTION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(10);
+const FLUSH_POLL: Duration = Duration::from_millis(1);
 /// Readers that stay open, one per partition; the one unused for longest is closed for a new one.
 const MAX_READERS: usize = 64;
+/// Bytes that each reader may fetch ahead, in KiB: 256 MiB with all readers open.
+const READ_AHEAD_KIB: &str = "4096";
+/// Largest request of a producer, and largest record with its key: the default of brokers, less what they add.
+const MAX_MESSAGE_BYTES: usize = 1_000_000;
+const MAX_RECORD_BYTES: usize = MAX_MESSAGE_BYTES - 1024;
 
 /// A Kafka cluster.
 pub struct KafkaLog {
     brokers: String,
+    retry_for: Duration,
     /// Metadata and watermarks; it never joins a group.
     client: BaseConsumer,
     admin: AdminClient<DefaultClientContext>,
@@ -118,15 +134,37 @@ fn consumer_config(brokers: &str, group: &str) -> ClientConfig {
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.error.backoff.ms", "50")
-        .set("queued.max.messages.kbytes", "16384");
+        .set("queued.max.messages.kbytes", READ_AHEAD_KIB);
     config
 }
 
-fn is_fencing(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
-    )
+/// True when librdkafka has given a client up: fenced, or out of step with its brokers.
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.is_fatal())
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::Fatal
+                    | RDKafkaErrorCode::Fenced
+                    | RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch
+            )
+        )
+}
+
+/// True when the same call may succeed later.
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
+        _ => false,
+    }
+}
+
+/// A number that no other client has.
+fn random_owner() -> u64 {
+    // Each `RandomState` has random keys. Offsets are positive 64-bit numbers.
+    RandomState::new().build_hasher().finish() >> 1
 }
 
 impl KafkaLog {
@@ -135,17 +173,28 @@ impl KafkaLog {
     /// # Errors
     /// [`LogError::Remote`] when no broker answers.
     pub fn connect(brokers: &str) -> Result<Self, LogError> {
+        Self::connect_within(brokers, RETRY_FOR)
+    }
+
+    /// Like [`KafkaLog::connect`] with another time for which a call is repeated while brokers are away. Brokers end
+    /// a transaction that is open for longer, so this is also how long a writer that died can hide records behind it.
+    ///
+    /// # Errors
+    /// As for [`KafkaLog::connect`].
+    pub fn connect_within(brokers: &str, retry_for: Duration) -> Result<Self, LogError> {
         let failed = |error: KafkaError| LogError::Remote { address: brokers.to_string(), detail: error.to_string() };
         let client: BaseConsumer = consumer_config(brokers, "petrel").create().map_err(failed)?;
         let admin = base_config(brokers).create().map_err(failed)?;
         let log = Self {
             brokers: brokers.to_string(),
+            retry_for,
             client,
             admin,
             partitions: Mutex::new(HashMap::new()),
             readers: Mutex::new(Readers::default()),
         };
-        log.client.fetch_metadata(None, REQUEST_TIMEOUT).map_err(|error| log.error("no broker answers", &error))?;
+        let timeout = REQUEST_TIMEOUT.min(retry_for);
+        log.client.fetch_metadata(None, timeout).map_err(|error| log.error("no broker answers", &error))?;
         Ok(log)
     }
 
@@ -155,7 +204,7 @@ impl KafkaLog {
 
     /// Repeats a request that changes nothing, or the same again, while brokers are away.
     fn repeat<T>(&self, doing: &str, request: impl Fn() -> Result<T, KafkaError>) -> Result<T, LogError> {
-        let deadline = Instant::now() + RETRY_FOR;
+        let deadline = Instant::now() + self.retry_for;
         loop {
             match request() {
                 Ok(answer) => return Ok(answer),
@@ -332,6 +381,7 @@ impl Log for KafkaLog {
         let existing = self.read_topics()?;
         let mut missing: Vec<&TopicSpec> = Vec::new();
         for topic in topics {
+            check_name("topic", &topic.name)?;
             if topic.partitions == 0 {
                 return Err(InvalidValue::new("partitions", 0, "at least 1").into());
             }
@@ -352,8 +402,10 @@ impl Log for KafkaLog {
             .iter()
             // -1: as many replicas as the brokers' default says.
             .map(|topic| {
-                NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(-1))
-                    .set("retention.ms", RETENTION_MS)
+                let new = NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(-1));
+                // The newest metadata of a device is good for as long as there is no newer one.
+                let is_kept = topic.name == TOPIC_METADATA;
+                if is_kept { new.set("cleanup.policy", "compact") } else { new.set("retention.ms", RETENTION_MS) }
             })
             .collect();
         let options =
@@ -369,7 +421,7 @@ impl Log for KafkaLog {
                 }
             }
         }
-        let deadline = Instant::now() + RETRY_FOR;
+        let deadline = Instant::now() + self.retry_for;
         loop {
             let existing = self.read_topics()?;
             for topic in &missing {
@@ -425,7 +477,7 @@ impl Log for KafkaLog {
         }
         let reader = self.reader(at)?;
         let mut reader = lock(&reader);
-        let fetched = reader.read(&self.brokers, at, from, to, max_bytes, Instant::now() + RETRY_FOR);
+        let fetched = reader.read(&self.brokers, at, from, to, max_bytes, Instant::now() + self.retry_for);
         fetched.map_err(|error| self.error(&format!("cannot read {}/{} from {from}", at.topic, at.partition), &error))
     }
 
@@ -434,96 +486,131 @@ impl Log for KafkaLog {
     }
 
     fn producer(&self, id: &str, codec: Codec) -> Result<Box<dyn Producer>, LogError> {
-        if id.is_empty() || id.len() > 200 {
-            return Err(InvalidValue::new("producer id", id, "1 to 200 bytes").into());
-        }
-        self.create_topics(&[TopicSpec { name: POSITIONS_TOPIC.to_string(), partitions: 1 }])?;
-        let client = TransactionalClient::open(&self.brokers, id, codec)?;
-        let position = client.stored_position()?;
-        let topics = Self::connect(&self.brokers)?;
-        Ok(Box::new(KafkaProducer { id: id.to_string(), codec, client, topics, position, state: State::Idle }))
+        check_name("producer id", id)?;
+        self.create_topics(&[TopicSpec { name: POSITIONS_TOPIC.to_string(), partitions: 2 }])?;
+        let topics = Self::connect_within(&self.brokers, self.retry_for)?;
+        let identity = Identity { brokers: self.brokers.clone(), id: id.to_string(), codec, retry_for: self.retry_for };
+        let deadline = Instant::now() + self.retry_for;
+        let (client, position) = loop {
+            match TransactionalClient::open(&identity, deadline) {
+                Ok(opened) => break opened,
+                // Another one with this identity was opened at the same time: the last one stays.
+                Err(LogError::Fenced { .. }) if Instant::now() < deadline => std::thread::sleep(RETRY_PAUSE),
+                Err(error) => return Err(error),
+            }
+        };
+        Ok(Box::new(KafkaProducer { identity, client, topics, position, state: State::Idle }))
     }
+}
+
+/// Who writes, and where.
+#[derive(Clone)]
+struct Identity {
+    brokers: String,
+    id: String,
+    codec: Codec,
+    retry_for: Duration,
+}
+
+impl Identity {
+    fn error(&self, doing: &str, error: &KafkaError) -> LogError {
+        LogError::Remote { address: self.brokers.clone(), detail: format!("{doing}: {error}") }
+    }
+
+    fn fenced(&self) -> LogError {
+        LogError::Fenced { id: self.id.clone() }
+    }
+}
+
+/// What the group of a producer has committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stored {
+    position: u64,
+    /// The client that opened the producer last; `None` before the first one.
+    owner: Option<u64>,
 }
 
 /// A producer with its transactional identity and the group that holds its position.
 struct TransactionalClient {
-    brokers: String,
-    id: String,
+    identity: Identity,
+    owner: u64,
     producer: BaseProducer,
     group: BaseConsumer,
 }
 
 impl TransactionalClient {
-    fn open(brokers: &str, id: &str, codec: Codec) -> Result<Self, LogError> {
-        let failed = |doing: &str, error: KafkaError| LogError::Remote {
-            address: brokers.to_string(),
-            detail: format!("{doing}: {error}"),
-        };
-        let mut config = base_config(brokers);
+    /// Ends what an older client with this identity left open, fences it, and takes its place. Answers the position.
+    fn open(identity: &Identity, deadline: Instant) -> Result<(Self, u64), LogError> {
+        let timeout = identity.retry_for.clamp(TRANSACTION_TIMEOUTS.0, TRANSACTION_TIMEOUTS.1);
+        let codec = identity.codec;
+        let mut config = base_config(&identity.brokers);
         config
-            .set("transactional.id", id)
+            .set("transactional.id", &identity.id)
             .set("enable.idempotence", "true")
-            .set("transaction.timeout.ms", "60000")
+            .set("transaction.timeout.ms", timeout.as_millis().to_string())
             .set("compression.type", codec.name())
             .set("compression.level", if codec == Codec::Zstd { "1" } else { "-1" })
             .set("linger.ms", "5")
-            .set("batch.size", "1000000")
+            .set("batch.size", MAX_MESSAGE_BYTES.to_string())
+            .set("message.max.bytes", MAX_MESSAGE_BYTES.to_string())
             .set("queue.buffering.max.messages", "2000000")
             .set("queue.buffering.max.kbytes", "262144");
-        let producer: BaseProducer = config.create().map_err(|error| failed("cannot make a producer", error))?;
-        let group = consumer_config(brokers, &format!("petrel-position-{id}"))
+        let producer: BaseProducer =
+            config.create().map_err(|error| identity.error("cannot make a producer", &error))?;
+        let group = consumer_config(&identity.brokers, &format!("petrel-position-{}", identity.id))
             .create()
-            .map_err(|error| failed("cannot make a consumer", error))?;
-        let deadline = Instant::now() + RETRY_FOR;
-        // Ends what an older producer with this identity left open, and fences it.
-        while let Err(error) = producer.init_transactions(REQUEST_TIMEOUT) {
-            let is_retriable = matches!(&error, KafkaError::Transaction(error) if error.is_retriable());
-            if !is_retriable || Instant::now() >= deadline {
-                return Err(failed("cannot open a transactional producer", error));
+            .map_err(|error| identity.error("cannot make a consumer", &error))?;
+        let client = Self { identity: identity.clone(), owner: random_owner(), producer, group };
+        while let Err(error) = client.producer.init_transactions(REQUEST_TIMEOUT) {
+            if !is_retriable(&error) || Instant::now() >= deadline {
+                return Err(client.opening_error("cannot open a transactional producer", &error));
             }
             std::thread::sleep(RETRY_PAUSE);
         }
-        Ok(Self { brokers: brokers.to_string(), id: id.to_string(), producer, group })
-    }
-
-    fn error(&self, doing: &str, error: &KafkaError) -> LogError {
-        if is_fencing(error) {
-            return LogError::Fenced { id: self.id.clone() };
+        let position = client.stored(deadline)?.position;
+        let claimed = client.fill_transaction(&[], position, deadline).and_then(|()| client.commit(deadline));
+        match claimed {
+            Ok(true) => Ok((client, position)),
+            Ok(false) => Err(client.opening_error("cannot claim a producer", &KafkaError::Canceled)),
+            Err(error) => Err(client.opening_error("cannot claim a producer", &error)),
         }
-        LogError::Remote { address: self.brokers.clone(), detail: format!("{doing}: {error}") }
     }
 
-    fn position_list(&self, offset: Offset) -> Result<TopicPartitionList, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(POSITIONS_TOPIC, 0, offset)?;
-        Ok(list)
+    fn opening_error(&self, doing: &str, error: &KafkaError) -> LogError {
+        if is_fatal(error) { self.identity.fenced() } else { self.identity.error(doing, error) }
     }
 
-    fn stored_position(&self) -> Result<u64, LogError> {
-        let deadline = Instant::now() + RETRY_FOR;
+    /// Reads what the group has committed.
+    fn stored(&self, deadline: Instant) -> Result<Stored, LogError> {
         loop {
-            let committed = self
-                .position_list(Offset::Invalid)
-                .and_then(|list| self.group.committed_offsets(list, REQUEST_TIMEOUT));
-            // A partition can carry an error of its own; reading it as "no position" would double records.
-            let position = committed.and_then(|list| {
-                let elements = list.elements();
-                let Some(element) = elements.first() else {
-                    return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
-                };
-                element.error()?;
-                Ok(match element.offset() {
-                    Offset::Offset(offset) => u64::try_from(offset).unwrap_or(0),
-                    _ => 0,
-                })
-            });
-            match position {
-                Ok(position) => return Ok(position),
-                Err(error) if Instant::now() >= deadline => return Err(self.error("cannot read the position", &error)),
+            match self.read_stored() {
+                Ok(stored) => return Ok(stored),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(self.identity.error("cannot read the position", &error));
+                }
                 Err(error) => debug!(%error, "cannot read the position, trying again"),
             }
             std::thread::sleep(RETRY_PAUSE);
         }
+    }
+
+    fn read_stored(&self) -> Result<Stored, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for partition in [POSITION_PARTITION, OWNER_PARTITION] {
+            list.add_partition_offset(POSITIONS_TOPIC, partition, Offset::Invalid)?;
+        }
+        let list = self.group.committed_offsets(list, REQUEST_TIMEOUT)?;
+        let offset = |partition| -> Result<Option<u64>, KafkaError> {
+            let missing = KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+            let element = list.find_partition(POSITIONS_TOPIC, partition).ok_or(missing)?;
+            // A partition can carry an error of its own; reading it as "no position" would double records.
+            element.error()?;
+            Ok(match element.offset() {
+                Offset::Offset(offset) => u64::try_from(offset).ok(),
+                _ => None,
+            })
+        };
+        Ok(Stored { position: offset(POSITION_PARTITION)?.unwrap_or(0), owner: offset(OWNER_PARTITION)? })
     }
 
     /// Sends the records and the position inside a new transaction, without ending it.
@@ -557,31 +644,42 @@ impl TransactionalClient {
             }
             self.producer.poll(Duration::ZERO);
         }
-        let list = self.position_list(Offset::Offset(position as i64))?;
+        let mut list = TopicPartitionList::new();
+        for (partition, number) in [(POSITION_PARTITION, position), (OWNER_PARTITION, self.owner)] {
+            list.add_partition_offset(POSITIONS_TOPIC, partition, Offset::Offset(number as i64))?;
+        }
         let group = self.group.group_metadata().ok_or(KafkaError::Canceled)?;
         loop {
             match self.producer.send_offsets_to_transaction(&list, &group, REQUEST_TIMEOUT) {
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
-                    std::thread::sleep(RETRY_PAUSE);
+                Err(error) if is_retriable(&error) && Instant::now() < deadline => {
+                    self.producer.poll(RETRY_PAUSE);
                 }
                 other => return other,
             }
         }
     }
 
+    /// Waits until the brokers have all records. The client's own flush sleeps in steps of 100 ms.
+    fn flush(&self, deadline: Instant) {
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            // Asks to send at once what lingers; it says that time is up, which is no error here.
+            let _ = self.producer.flush(Duration::ZERO);
+            self.producer.poll(FLUSH_POLL);
+        }
+    }
+
     /// Commits; `Ok(false)` when the transaction had to be aborted instead.
     fn commit(&self, deadline: Instant) -> Result<bool, KafkaError> {
+        self.flush(deadline);
         loop {
             match self.producer.commit_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(true),
                 Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
-                    warn!(id = self.id, %error, "kafka transaction must be aborted");
+                    warn!(id = self.identity.id, %error, "kafka transaction must be aborted");
                     self.abort(deadline)?;
                     return Ok(false);
                 }
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
-                    std::thread::sleep(RETRY_PAUSE);
-                }
+                Err(error) if is_retriable(&error) && Instant::now() < deadline => self.producer.poll(RETRY_PAUSE),
                 Err(error) => return Err(error),
             }
         }
@@ -589,10 +687,9 @@ impl TransactionalClient {
 
     fn abort(&self, deadline: Instant) -> Result<(), KafkaError> {
         loop {
-            match self.producer.abort_transaction(REQUEST_TIMEOUT) {
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
-                    std::thread::sleep(RETRY_PAUSE);
-                }
+            match self.producer.abort_transaction(RETRY_PAUSE) {
+                // The abort goes on when the delivery reports of its records have been taken, which polling does.
+                Err(error) if is_retriable(&error) && Instant::now() < deadline => self.producer.poll(POLL),
                 other => return other,
             }
         }
@@ -606,17 +703,17 @@ enum State {
     Committing {
         position: u64,
     },
-    /// Time ran out while it was aborted.
+    /// It failed or time ran out before it was committed.
     Aborting,
+    /// librdkafka gave this client up: a newer producer has its identity, or brokers ended its transaction while they
+    /// could not reach each other. What is stored tells which.
+    Displaced,
     /// A newer producer has this identity.
     Fenced,
-    /// librdkafka gave this client up for another reason than fencing: it needs a new one.
-    Lost,
 }
 
 struct KafkaProducer {
-    id: String,
-    codec: Codec,
+    identity: Identity,
     client: TransactionalClient,
     topics: KafkaLog,
     position: u64,
@@ -625,24 +722,16 @@ struct KafkaProducer {
 
 impl KafkaProducer {
     /// Notes what an error leaves behind.
-    fn fail(&mut self, doing: &str, error: KafkaError, otherwise: State) -> LogError {
-        let is_fatal = matches!(&error, KafkaError::Transaction(error) if error.is_fatal())
-            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal);
-        self.state = if is_fencing(&error) {
-            State::Fenced
-        } else if is_fatal {
-            State::Lost
-        } else {
-            otherwise
-        };
-        self.client.error(doing, &error)
+    fn fail(&mut self, doing: &str, error: &KafkaError, otherwise: State) -> LogError {
+        self.state = if is_fatal(error) { State::Displaced } else { otherwise };
+        self.identity.error(doing, error)
     }
 
     /// Finishes what an earlier append left open.
     fn settle(&mut self, deadline: Instant) -> Result<(), LogError> {
         match self.state {
             State::Idle => {}
-            State::Fenced => return Err(LogError::Fenced { id: self.id.clone() }),
+            State::Fenced => return Err(self.identity.fenced()),
             State::Committing { position } => match self.client.commit(deadline) {
                 Ok(is_committed) => {
                     self.state = State::Idle;
@@ -651,20 +740,51 @@ impl KafkaProducer {
                     }
                 }
                 Err(error) => {
-                    return Err(self.fail("cannot commit a transaction", error, State::Committing { position }));
+                    let next = if is_retriable(&error) { State::Committing { position } } else { State::Displaced };
+                    return Err(self.fail("cannot commit a transaction", &error, next));
                 }
             },
             State::Aborting => match self.client.abort(deadline) {
                 Ok(()) => self.state = State::Idle,
-                Err(error) => return Err(self.fail("cannot abort a transaction", error, State::Aborting)),
+                Err(error) => {
+                    let next = if is_retriable(&error) { State::Aborting } else { State::Displaced };
+                    return Err(self.fail("cannot abort a transaction", &error, next));
+                }
             },
-            State::Lost => {
-                self.client = TransactionalClient::open(&self.topics.brokers, &self.id, self.codec)?;
-                self.position = self.client.stored_position()?;
+            State::Displaced => {
+                if self.client.stored(deadline)?.owner != Some(self.client.owner) {
+                    self.state = State::Fenced;
+                    return Err(self.identity.fenced());
+                }
+                warn!(id = self.identity.id, "kafka gave up a producer that nobody replaced, opening it again");
+                (self.client, self.position) = TransactionalClient::open(&self.identity, deadline)?;
                 self.state = State::Idle;
             }
         }
         Ok(())
+    }
+
+    /// One attempt; the state says how it ended.
+    fn attempt(
+        &mut self,
+        batches: &[(TopicPartition, Batch)],
+        position: u64,
+        deadline: Instant,
+    ) -> Result<(), LogError> {
+        self.settle(deadline)?;
+        if position <= self.position {
+            return Ok(());
+        }
+        if let Err(error) = self.client.fill_transaction(batches, position, deadline) {
+            return Err(self.fail("cannot append", &error, State::Aborting));
+        }
+        self.state = State::Committing { position };
+        self.settle(deadline)?;
+        if self.position >= position {
+            return Ok(());
+        }
+        let detail = "the brokers aborted the transaction".to_string();
+        Err(LogError::Remote { address: self.identity.brokers.clone(), detail })
     }
 }
 
@@ -674,37 +794,29 @@ impl Producer for KafkaProducer {
     }
 
     fn append(&mut self, batches: &[(TopicPartition, Batch)], position: u64) -> Result<(), LogError> {
-        let deadline = Instant::now() + RETRY_FOR;
-        self.settle(deadline)?;
-        if position <= self.position {
+        if matches!(self.state, State::Idle) && position <= self.position {
             return Ok(());
         }
         if i64::try_from(position).is_err() {
             return Err(InvalidValue::new("position", position, "at most 9223372036854775807").into());
         }
         check_append_size(batches)?;
-        for (at, _) in batches {
+        for (at, batch) in batches {
+            let is_too_large = |bytes: &usize| *bytes > MAX_RECORD_BYTES;
+            if let Some(bytes) = batch.iter().map(|record| record.key.len() + record.value.len()).find(is_too_large) {
+                let expected = format!("at most {MAX_RECORD_BYTES} bytes with its key, for Kafka");
+                return Err(InvalidValue::new("record", format!("{bytes} bytes"), expected).into());
+            }
             self.topics.check_partition(at)?;
         }
+        let deadline = Instant::now() + self.identity.retry_for;
         loop {
-            if let Err(error) = self.client.fill_transaction(batches, position, deadline) {
-                let failure = self.fail("cannot append", error, State::Aborting);
-                if matches!(self.state, State::Aborting) && Instant::now() < deadline {
-                    warn!(id = self.id, error = %failure, "kafka append failed, trying again");
-                    self.settle(deadline)?;
+            match self.attempt(batches, position, deadline) {
+                Err(error) if !matches!(self.state, State::Fenced) && Instant::now() < deadline => {
+                    warn!(id = self.identity.id, %error, "kafka append failed, trying again");
                     std::thread::sleep(RETRY_PAUSE);
-                    continue;
                 }
-                return Err(failure);
-            }
-            self.state = State::Committing { position };
-            self.settle(deadline)?;
-            if self.position >= position {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                let detail = "the brokers kept aborting the transaction".to_string();
-                return Err(LogError::Remote { address: self.topics.brokers.clone(), detail });
+                other => return other,
             }
         }
     }

@@ -111,9 +111,11 @@ pub(crate) fn now_ms() -> i64 {
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn check_name(field: &str, name: &str) -> Result<(), InvalidValue> {
+/// Names that every log takes: Kafka's rule.
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), InvalidValue> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_allowed) {
+    let is_dots = name == "." || name == "..";
+    if name.is_empty() || is_dots || name.len() > MAX_NAME_BYTES || !name.bytes().all(is_allowed) {
         return Err(InvalidValue::new(field, name, "1 to 249 letters, digits, `.`, `_` or `-`"));
     }
     Ok(())

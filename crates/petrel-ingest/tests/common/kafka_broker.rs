@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 const START_DEADLINE: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(100);
+const GUARD: &str = "exec 3<&0; \"$@\" </dev/null 3<&- & broker=$!; \
+    { cat <&3 >/dev/null; kill -9 $broker; } 2>/dev/null & guard=$!; \
+    wait $broker; kill $guard 2>/dev/null";
 const CLUSTER_ID: &str = "petreltest0000000000AA";
 
 /// A running broker; it ends with this value, and with the test process if that is killed.
@@ -19,8 +22,14 @@ pub struct KafkaBroker {
     process: Option<Child>,
 }
 
+/// A free port below those that the kernel gives to outgoing connections: a client that keeps connecting while the
+/// broker is away could be given the broker's port for its own side.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let mut port = 12_000 + (std::process::id() % 20_000) as u16;
+    while TcpListener::bind(("127.0.0.1", port)).is_err() {
+        port = if port < 32_000 { port + 1 } else { 12_000 };
+    }
+    port
 }
 
 /// Directory with the jars: `PETREL_KAFKA_JARS`, or what `tests/kafka/fetch.sh` fetches with Maven.
@@ -38,7 +47,8 @@ fn jars() -> PathBuf {
     let output = Command::new("sh").arg(&script).stderr(Stdio::inherit()).output().unwrap();
     assert!(
         output.status.success(),
-        "{} failed: it needs Maven and, the first time, a Maven repository; or set PETREL_KAFKA_JARS to a directory with the jars",
+        "{} failed: it needs Maven (Debian: apt-get install maven) and, the first time, a Maven repository; or set \
+         PETREL_KAFKA_JARS to a directory with the jars",
         script.display()
     );
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
@@ -48,7 +58,7 @@ fn java() -> Command {
     let found = Command::new("java").arg("-version").stderr(Stdio::null()).stdout(Stdio::null()).status();
     assert!(
         found.is_ok_and(|status| status.success()),
-        "java is missing: the Kafka tests need Java 17 or later (Debian: apt-get install default-jre-headless)"
+        "java is missing: the Kafka tests need Java 17 or later (Debian: apt-get install default-jdk-headless)"
     );
     Command::new("java")
 }
@@ -56,9 +66,15 @@ fn java() -> Command {
 impl KafkaBroker {
     /// Starts a broker with empty data and waits until it takes requests.
     pub fn start() -> Self {
+        // Asked first: it is the cheaper of the two things that can be missing.
+        let mut format = java();
         let jars = jars();
         let directory = tempfile::tempdir().unwrap();
-        let (port, controller_port) = (free_port(), free_port());
+        // Held until both are known, so that they differ.
+        let port = free_port();
+        let held = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let controller_port = free_port();
+        drop(held);
         let data = directory.path().join("data");
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\n\
@@ -74,7 +90,9 @@ impl KafkaBroker {
              share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
              auto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n\
              num.recovery.threads.per.data.dir=1\nlog.cleaner.dedupe.buffer.size=4194304\nlog.cleaner.threads=1\n\
-             log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=500\n",
+             log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=500\n\
+             transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n\
+             broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
             data.display()
         );
         std::fs::write(directory.path().join("server.properties"), properties).unwrap();
@@ -84,7 +102,7 @@ impl KafkaBroker {
              <Loggers><Root level=\"info\"><AppenderRef ref=\"out\"/></Root></Loggers></Configuration>",
         )
         .unwrap();
-        let formatted = java()
+        let formatted = format
             .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp"])
             .arg(jars.join("*"))
             .args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"])
@@ -136,9 +154,10 @@ impl KafkaBroker {
             "kafka.Kafka".to_string(),
             self.directory.path().join("server.properties").display().to_string(),
         ];
-        // The shell stands between, so that the broker does not outlive a test process that is killed.
+        // The shell stands between, so that the broker does not outlive a test process that is killed: the end of
+        // the shell's standard input kills the broker, and the end of the broker ends the shell.
         let process = Command::new("sh")
-            .args(["-c", "\"$@\" </dev/null & broker=$!; cat >/dev/null; kill -9 $broker; wait $broker", "sh"])
+            .args(["-c", GUARD, "sh"])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(output.try_clone().unwrap())
@@ -148,7 +167,8 @@ impl KafkaBroker {
         self.process = Some(process);
         let deadline = Instant::now() + START_DEADLINE;
         while !(self.log().contains("Kafka Server started") && TcpStream::connect(("127.0.0.1", self.port)).is_ok()) {
-            assert!(Instant::now() < deadline, "the broker did not start:\n{}", self.log());
+            let is_over = self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some());
+            assert!(!is_over && Instant::now() < deadline, "the broker did not start:\n{}", self.log());
             std::thread::sleep(POLL);
         }
     }

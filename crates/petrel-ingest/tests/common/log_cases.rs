@@ -18,14 +18,16 @@ pub trait Fixture {
 pub type Case = fn(&mut dyn Fixture, &str);
 
 /// Every case with its name.
-pub const CASES: [(&str, Case); 13] = [
+pub const CASES: [(&str, Case); 15] = [
     ("records_come_back_in_order_with_key_and_time", records_come_back_in_order_with_key_and_time),
     ("every_codec_round_trips", every_codec_round_trips),
     ("position_survives_reopening", position_survives_reopening),
     ("a_repeated_position_is_stored_once", a_repeated_position_is_stored_once),
     ("two_producers_interleave", two_producers_interleave),
     ("a_newer_producer_fences_the_older", a_newer_producer_fences_the_older),
+    ("a_newer_producer_takes_over_from_a_busy_one", a_newer_producer_takes_over_from_a_busy_one),
     ("unknown_places_are_named", unknown_places_are_named),
+    ("wrong_names_are_refused", wrong_names_are_refused),
     ("an_append_is_all_or_nothing", an_append_is_all_or_nothing),
     ("offsets_out_of_range_are_refused", offsets_out_of_range_are_refused),
     ("ranges_end_where_they_were_asked_to", ranges_end_where_they_were_asked_to),
@@ -205,6 +207,58 @@ fn a_newer_producer_fences_the_older(fixture: &mut dyn Fixture, prefix: &str) {
     }
     newer.append(&[(at(prefix, 0), batch(["newer"]))], 2).unwrap();
     assert_values(&*log, &at(prefix, 0), &["older", "newer"], "");
+}
+
+fn a_newer_producer_takes_over_from_a_busy_one(fixture: &mut dyn Fixture, prefix: &str) {
+    let log = fixture.log();
+    create(&*log, prefix, 2);
+    let append = |producer: &mut dyn Producer, position: u64| {
+        let text = format!("{position}");
+        producer.append(&[(at(prefix, 0), batch([&text])), (at(prefix, 1), batch([&text, &text]))], position)
+    };
+    let (tell, acknowledged) = std::sync::mpsc::channel();
+    let last = std::thread::scope(|scope| {
+        let mut older = producer(&*log, prefix);
+        let busy = scope.spawn(move || {
+            for position in 1.. {
+                if let Err(error) = append(&mut *older, position) {
+                    return (position, error);
+                }
+                let _ = tell.send(());
+            }
+            unreachable!("it appends until it is fenced");
+        });
+        (0..3).for_each(|_| acknowledged.recv().unwrap());
+        let mut newer = producer(&*log, prefix);
+        let taken_over_at = newer.position();
+        let (refused, error) = busy.join().unwrap();
+        assert!(matches!(&error, LogError::Fenced { id } if id == prefix), "{error}");
+        // An append that was stored and whose answer never came is not lost either.
+        assert!(
+            taken_over_at == refused - 1 || taken_over_at == refused,
+            "{taken_over_at} after {refused} was refused"
+        );
+        for position in taken_over_at + 1..=taken_over_at + 3 {
+            append(&mut *newer, position).unwrap();
+        }
+        taken_over_at + 3
+    });
+    let once: Vec<String> = (1..=last).map(|position| format!("{position}")).collect();
+    let twice: Vec<String> = (1..=last).flat_map(|position| vec![format!("{position}"); 2]).collect();
+    assert_values(&*log, &at(prefix, 0), &once, "");
+    assert_values(&*log, &at(prefix, 1), &twice, "");
+}
+
+fn wrong_names_are_refused(fixture: &mut dyn Fixture, _prefix: &str) {
+    let log = fixture.log();
+    for name in ["", ".", "..", "a b", "a/b", "a\0b", "é", &"x".repeat(250)] {
+        let topic = log.create_topics(&[TopicSpec { name: name.to_string(), partitions: 1 }]);
+        assert!(matches!(&topic, Err(LogError::Invalid(_))), "topic `{name}`: {topic:?}");
+        let producer = log.producer(name, Codec::Lz4).map(|_| ());
+        assert!(matches!(&producer, Err(LogError::Invalid(_))), "producer `{name}`: {producer:?}");
+        let fetched = log.fetch(&at(name, 0), 0, 1, 1);
+        assert!(matches!(&fetched, Err(LogError::UnknownTopic { .. })), "fetch from `{name}`: {fetched:?}");
+    }
 }
 
 fn unknown_places_are_named(fixture: &mut dyn Fixture, prefix: &str) {

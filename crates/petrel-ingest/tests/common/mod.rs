@@ -6,4 +6,5 @@
 
 #[cfg(feature = "kafka")]
 pub mod kafka_broker;
+pub mod killed_writer;
 pub mod log_cases;
