@@ -261,6 +261,11 @@ impl Controller {
         self.lock().desired
     }
 
+    /// True once a heartbeat has come in.
+    pub fn hears_engine(&self) -> bool {
+        self.lock().heartbeat.is_some()
+    }
+
     /// Takes a heartbeat; the answer is the desired state. A heartbeat that was heard before gets the answer
     /// without being counted again.
     ///

@@ -1,7 +1,9 @@
 //! What does the binary say when a command fails, and with which exit code?
 
+use petrel_control::ControlError;
 use petrel_core::InvalidValue;
 use petrel_edge::EdgeError;
+use petrel_engine::error::EngineError;
 use petrel_ingest::LogError;
 
 /// Errors of a subcommand.
@@ -14,12 +16,29 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Invalid(#[from] InvalidValue),
     #[error(transparent)]
-    Log(#[from] petrel_ingest::error::LogError),
+    Log(#[from] LogError),
     #[error(transparent)]
-    Edge(#[from] petrel_edge::EdgeError),
+    Edge(#[from] EdgeError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Page(#[from] petrel_dash::DashError),
     /// A file or a socket failed.
     #[error("{what}: {source}")]
     Io { what: String, source: std::io::Error },
+    /// A child process ended for good.
+    #[error("{name} {ended}:\n{said}")]
+    Child {
+        name: String,
+        /// How it ended, in words.
+        ended: String,
+        /// What it said at the end.
+        said: String,
+        /// True when only the user can mend it.
+        is_usage: bool,
+    },
     /// A part of the job stopped for good.
     #[error("{0}")]
     Failed(String),
@@ -37,7 +56,15 @@ impl CommandError {
             CommandError::Usage(_)
             | CommandError::Invalid(_)
             | CommandError::Log(LogError::Invalid(_))
-            | CommandError::Edge(EdgeError::Invalid(_)) => 2,
+            | CommandError::Edge(EdgeError::Invalid(_))
+            | CommandError::Engine(
+                EngineError::Invalid(_)
+                | EngineError::Pipeline(_)
+                | EngineError::DataDirMismatch { .. }
+                | EngineError::Log(LogError::Invalid(_)),
+            )
+            | CommandError::Control(ControlError::Invalid(_))
+            | CommandError::Child { is_usage: true, .. } => 2,
             _ => 1,
         }
     }

@@ -1,7 +1,10 @@
 //! `petrel`: one binary, one file per subcommand, wiring only.
 //!
 //! ```text
-//! petrel fleet ──MQTT──▶ petrel edge ──▶ petrel log
+//! up ─┬─ core broker, log server, controller, live page   (threads of this process)
+//!     ├─ petrel fleet                                     (child process)
+//!     ├─ petrel edge ×N                                   (child processes)
+//!     └─ petrel driver ── petrel executor ×n              (child processes)
 //! ```
 
 #![allow(
@@ -14,11 +17,16 @@
 mod broker;
 mod commands;
 mod error;
+mod interrupts;
 mod options;
+mod progress;
 mod settings;
+mod supervise;
+mod table;
 
 use clap::{Parser, Subcommand};
 use error::CommandError;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Keeps a streaming job on IoT data inside its latency objective at the lowest cost, by acting
@@ -32,6 +40,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Runs the whole loop on this machine: broker, devices, gateways, log, engine, controller, page
+    Up(Box<commands::up::UpArgs>),
+    /// Compares what the devices saw acknowledged with what is in the sink
+    Verify(commands::verify::VerifyArgs),
     /// Makes or describes the topics of the log
     Topics(commands::topics::TopicsArgs),
     /// Runs one edge gateway
@@ -40,6 +52,10 @@ enum Command {
     Fleet(Box<commands::fleet::FleetArgs>),
     /// Runs the embedded log as a server
     Log(commands::log::LogArgs),
+    /// Runs the driver of the embedded engine, which starts the executors
+    Driver(Box<commands::driver::DriverArgs>),
+    /// Runs one executor of the embedded engine; started by the driver
+    Executor,
 }
 
 fn main() -> ExitCode {
@@ -48,10 +64,14 @@ fn main() -> ExitCode {
         Err(error) => return error.exit(),
     };
     let outcome = match cli.command {
+        Command::Up(args) => commands::up::run(*args),
+        Command::Verify(args) => commands::verify::run(&args),
         Command::Topics(args) => commands::topics::run(&args),
         Command::Edge(args) => commands::edge::run(*args),
         Command::Fleet(args) => commands::fleet::run(*args),
         Command::Log(args) => commands::log::run(args),
+        Command::Driver(args) => commands::driver::run(*args),
+        Command::Executor => commands::executor::run(),
     };
     match outcome {
         Ok(code) => code,
@@ -72,12 +92,16 @@ impl CommandError {
             let _printed = usage.print();
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
-        eprintln!("error: {self}");
+        let mut said = format!("error: {self}");
         let mut source = std::error::Error::source(&self);
         while let Some(cause) = source {
-            eprintln!("  caused by: {cause}");
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                said.push_str(&format!("\n  caused by: {text}"));
+            }
             source = cause.source();
         }
+        let _nobody_reads = writeln!(std::io::stderr(), "{said}");
         ExitCode::from(self.code())
     }
 }

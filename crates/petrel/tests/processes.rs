@@ -109,7 +109,7 @@ fn wrong_settings_name_field_value_and_expectation() {
     let config = config.display().to_string();
     for (arguments, parts) in [
         (&["fleet", "--devices", "many"][..], &["--devices", "many"][..]),
-        (&["fleet", "--rate", "-5"], &["--rate", "-5", "at least 0"]),
+        (&["fleet", "--rate", "-5"], &["--rate", "-5", "above 0"]),
         (&["fleet", "--trace", "no-such-trace"], &["no-such-trace", "flash-crowd"]),
         (&["fleet", "--domains", "smart-city,smart-city"], &["--domains", "smart-city,smart-city"]),
         (&["fleet", "--config", &config], &["devicez", "devices"]),
@@ -118,7 +118,7 @@ fn wrong_settings_name_field_value_and_expectation() {
             &["edge", "--log", "petrel://127.0.0.1:1", "--core-broker", "1.2.3.4"],
             &["--core-broker", "1.2.3.4", "mqtt://"],
         ),
-        (&["log", "--partitions", "0"], &["--partitions", "0", "1..="]),
+        (&["log", "--partitions", "0"], &["--partitions", "0", "1 to 256"]),
     ] {
         let output = petrel().args(arguments).current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).to_string();

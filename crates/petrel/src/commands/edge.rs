@@ -3,7 +3,7 @@
 use super::{die_with_parent, print_status, read_commands};
 use crate::broker::BrokerAddress;
 use crate::error::CommandError;
-use crate::options::{GatewayOptions, check_domains};
+use crate::options::{GatewayOptions, address, check_domains};
 use clap::Args;
 use petrel_core::Domain;
 use petrel_edge::{Gateway, GatewaySettings};
@@ -22,7 +22,7 @@ pub(crate) struct EdgeArgs {
     #[arg(long, default_value = "gateway-1")]
     name: String,
     /// Address of the MQTT endpoint
-    #[arg(long, default_value = "127.0.0.1:1883", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:1883", value_name = "HOST:PORT", value_parser = address)]
     listen: SocketAddr,
     /// Directory of the write-ahead queue
     #[arg(long, default_value = "petrel-data", value_name = "DIR")]
@@ -36,13 +36,13 @@ pub(crate) struct EdgeArgs {
     /// Domains that are accepted
     #[arg(long, value_delimiter = ',', default_value = "smart-city,healthcare,industrial", value_name = "LIST")]
     domains: Vec<Domain>,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     options: GatewayOptions,
     #[arg(long, hide = true)]
     parent: Option<u32>,
-    /// TOML file with settings
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 /// A command on standard input.

@@ -2,7 +2,7 @@
 
 use super::{die_with_parent, print_status, read_commands};
 use crate::error::CommandError;
-use crate::options::{FleetOptions, check_domains};
+use crate::options::{FleetOptions, address, at_least_zero, check_domains};
 use clap::Args;
 use petrel_edge::fleet::{Fleet, FleetSettings, load_trace};
 use serde::{Deserialize, Serialize};
@@ -14,24 +14,28 @@ use std::time::{Duration, Instant};
 
 /// Arguments of `petrel fleet`.
 #[derive(Args)]
+#[command(args_override_self = true)]
 pub(crate) struct FleetArgs {
-    #[command(flatten)]
-    options: FleetOptions,
     /// Addresses of the gateways, HOST:PORT separated by commas; without any, they come as the command
     /// {"gateways": [..]} on standard input
-    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_name = "LIST", value_parser = address)]
     gateways: Vec<SocketAddr>,
     /// Directory of the ledger
     #[arg(long, default_value = "petrel-data", value_name = "DIR")]
     data_dir: PathBuf,
+    /// Second of the trace to begin at
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", allow_negative_numbers = true, value_parser = at_least_zero)]
+    trace_start: f64,
     /// End after this many seconds; 0 runs until it is told to stop
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", value_parser = crate::options::at_least_zero)]
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS", allow_negative_numbers = true, value_parser = at_least_zero)]
     duration: f64,
     #[arg(long, hide = true)]
     parent: Option<u32>,
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    options: FleetOptions,
 }
 
 /// A command on standard input.
@@ -77,6 +81,7 @@ pub(crate) fn run(args: FleetArgs) -> Result<ExitCode, CommandError> {
         devices: options.devices as usize,
         gateways,
         trace,
+        trace_start_s: args.trace_start,
         speed: options.speed,
         seed: options.seed,
         records_per_message: options.records_per_message as usize,

@@ -2,7 +2,7 @@
 
 use super::{die_with_parent, print_status, read_commands};
 use crate::error::CommandError;
-use crate::options::check_domains;
+use crate::options::{address, check_domains, whole};
 use clap::Args;
 use petrel_core::Domain;
 use petrel_ingest::log::Log;
@@ -20,16 +20,16 @@ pub(crate) struct LogArgs {
     #[arg(long, env = "PETREL_DATA_DIR", default_value = "petrel-data", value_name = "DIR")]
     data_dir: PathBuf,
     /// Address of the log server
-    #[arg(long, default_value = "127.0.0.1:9400", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:9400", value_name = "HOST:PORT", value_parser = address)]
     listen: SocketAddr,
     /// Domains whose topics are made
     #[arg(long, value_delimiter = ',', default_value = "smart-city,healthcare,industrial", value_name = "LIST")]
     domains: Vec<Domain>,
     /// Partitions of the raw topics; fixed for a data directory
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = 12, value_parser = whole::<u32>(1..=256))]
     partitions: u32,
     /// Disk that the log may use, megabytes
-    #[arg(long, default_value_t = 8_192, value_parser = clap::value_parser!(u64).range(64..))]
+    #[arg(long, default_value_t = 8_192, value_parser = whole::<u64>(256..=67_108_864))]
     log_mb: u64,
     #[arg(long, hide = true)]
     parent: Option<u32>,

@@ -1,14 +1,19 @@
 //! One file per subcommand.
 
+pub(crate) mod driver;
 pub(crate) mod edge;
+pub(crate) mod executor;
 pub(crate) mod fleet;
 pub(crate) mod log;
 pub(crate) mod topics;
+pub(crate) mod up;
+pub(crate) mod verify;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{BufRead, Write};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Commands that may wait to be read.
 const COMMANDS_WAITING: usize = 64;
@@ -18,6 +23,18 @@ pub(crate) fn print_status(status: &impl Serialize) -> bool {
     let Ok(line) = serde_json::to_string(status) else { return true };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Prints a result for people; nobody may be reading any more.
+pub(crate) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _nobody_reads = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Reads commands, one JSON object a line, from standard input. The channel closes when standard input does.

@@ -1,7 +1,7 @@
 //! `petrel topics apply|describe`: the topics of a log.
 
 use crate::error::CommandError;
-use crate::options::check_domains;
+use crate::options::{check_domains, whole};
 use clap::{Args, Subcommand};
 use petrel_core::Domain;
 use petrel_ingest::topics::{describe, standard_topics};
@@ -25,7 +25,7 @@ enum TopicsAction {
         #[arg(long, value_delimiter = ',', default_value = "smart-city,healthcare,industrial", value_name = "LIST")]
         domains: Vec<Domain>,
         /// Partitions of the raw topics
-        #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        #[arg(long, default_value_t = 12, value_parser = whole::<u32>(1..=1_000))]
         partitions: u32,
     },
     /// Lists the topics with their partitions, records and purpose

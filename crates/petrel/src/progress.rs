@@ -1,6 +1,7 @@
-//! How far is the start? One line with a bar for each part, plain lines where there is no terminal.
+//! How far is the start? One line with a bar for each part; plain lines where there is no terminal.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// The parts of a start, in order.
@@ -20,11 +21,8 @@ pub(crate) struct Step<'s> {
 
 impl Steps {
     pub(crate) fn new(quiet: bool) -> Self {
-        let bars = MultiProgress::with_draw_target(if quiet {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        });
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bars = MultiProgress::with_draw_target(target);
         Self { plain: bars.is_hidden(), bars, quiet }
     }
 
@@ -55,7 +53,7 @@ impl Steps {
             return;
         }
         if self.plain {
-            eprintln!("{line}");
+            let _nobody_reads = writeln!(std::io::stderr(), "{line}");
         } else {
             let _no_terminal_left = self.bars.println(line);
         }
@@ -73,7 +71,13 @@ impl Step<'_> {
 
     /// Fills the bar and leaves the line standing with `text`.
     pub(crate) fn done(self, text: impl Into<String>) {
-        let text = format!("{} ({:.2} s)", text.into(), self.started.elapsed().as_secs_f64());
+        let took = self.started.elapsed();
+        self.done_after(took, text);
+    }
+
+    /// The same for a part that took its time before its line was opened.
+    pub(crate) fn done_after(self, took: Duration, text: impl Into<String>) {
+        let text = format!("{} ({:.2} s)", text.into(), took.as_secs_f64());
         if self.steps.plain {
             self.steps.say(&format!("  {:<14} {text}", self.name));
         }

@@ -1,0 +1,298 @@
+//! How does everything come up, in order, with a line each?
+
+use super::directory::Directory;
+use super::{ManualBurst, Running, UpArgs, lock, now_ms, text_field};
+use crate::broker::{self, BrokerAddress};
+use crate::error::CommandError;
+use crate::options::{domain_list, flags};
+use crate::progress::Steps;
+use crate::supervise::{Child, ChildSpec};
+use petrel_control::{ControlSettings, Controller, HeartbeatError};
+use petrel_core::live::{AlertView, Snapshot};
+use petrel_core::{Limits, Signal, Slo};
+use petrel_dash::{BurstCommand, DashHandle, DashSources, HeartbeatRefusal};
+use petrel_engine::provisioning::Provisioning;
+use petrel_ingest::log::Log;
+use petrel_ingest::topics::standard_topics;
+use petrel_ingest::{DiskLog, DiskLogSettings, LogServer};
+use petrel_policy::PolicySettings;
+use rumqttc::{Client, Connection, Event, MqttOptions, Packet, QoS};
+use serde_json::{Value, json};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+const START_PATIENCE: Duration = Duration::from_secs(60);
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+const REQUESTS_WAITING: usize = 64;
+const JOB_NAME: &str = "petrel-up";
+
+pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Result<Running, CommandError> {
+    let step = steps.step("Core broker", 1);
+    let broker = match &args.mqtt {
+        Some(url) => {
+            let address = BrokerAddress::parse("--mqtt", url)?;
+            address.wait_until_reachable(BROKER_PATIENCE)?;
+            address
+        }
+        None => broker::start_embedded()?,
+    };
+    step.done(broker.url());
+
+    let step = steps.step("Device fleet", 1);
+    let mut arguments = args.fleet.to_arguments();
+    arguments.extend(flags(&[("trace-start", &directory.trace_start_s)]));
+    let fleet = Child::start(child(args, "fleet", "fleet", arguments, go_on_with_the_trace))?;
+    fleet.wait_for(START_PATIENCE, |status| status.get("ready").is_some())?;
+    let domains = domain_list(&args.fleet.domains);
+    step.done(format!("{} devices of {domains}, trace {}", args.fleet.devices, args.fleet.trace));
+
+    // A gateway asks the log how far it has come, so the log comes up first; its line follows theirs.
+    let log_began = Instant::now();
+    let (log_url, log_server) = start_log(args)?;
+    let log_took = log_began.elapsed();
+    let step = steps.step("Edge gateways", u64::from(args.gateways));
+    let gateways = start_gateways(args, &broker, &log_url)?;
+    let mut addresses = Vec::new();
+    for gateway in &gateways {
+        let status = gateway.wait_for(START_PATIENCE, |status| status["listen"].is_string())?;
+        addresses.push(text_field(&status, "listen"));
+        step.advance();
+        step.message(addresses.join(" "));
+    }
+    step.done(addresses.join(" "));
+    steps.step("Log", 1).done_after(log_took, log_url.clone());
+
+    let controller = Arc::new(Controller::start(control_settings(args)?, now_ms())?);
+    let burst = Arc::new(Mutex::new(ManualBurst::default()));
+    let (snapshots, page) = start_page(args, &controller, &fleet, &burst)?;
+    let page_url = format!("http://{}", page.address());
+    listen_to_gateways(&broker, &controller)?;
+
+    let step = steps.step("Engine", 1);
+    let driver = start_driver(args, &log_url, &page_url, &controller)?;
+    step.done(match args.engine.executor_cpu {
+        0.0 => "executors share the machine".to_string(),
+        cores => format!("{cores} core an executor"),
+    });
+    let step = steps.step("Controller", 1);
+    step.done(format!("policy {}, a decision every {} s", args.control.policy, args.control.interval));
+    let step = steps.step("Live page", 1);
+    step.done(page_url.clone());
+
+    fleet.open_with(json!({ "gateways": addresses }));
+    let trace_start_s = directory.trace_start_s;
+    Ok(Running {
+        controller,
+        page,
+        page_url,
+        snapshots,
+        broker,
+        log_url,
+        fleet,
+        gateways,
+        driver,
+        burst,
+        trace_start_s,
+        _log_server: log_server,
+    })
+}
+
+fn child(
+    args: &UpArgs,
+    subcommand: &str,
+    name: &str,
+    mut arguments: Vec<String>,
+    restart_arguments: fn(&Value) -> Vec<String>,
+) -> ChildSpec {
+    arguments.insert(0, subcommand.to_string());
+    arguments.extend(flags(&[("data-dir", &args.data_dir.display()), ("parent", &std::process::id())]));
+    ChildSpec { name: name.to_string(), arguments, log_dir: args.data_dir.join("logs"), restart_arguments }
+}
+
+/// A fleet that died goes on where it was in the trace.
+fn go_on_with_the_trace(status: &Value) -> Vec<String> {
+    status["trace_time_s"].as_f64().map(|second| flags(&[("trace-start", &second)])).unwrap_or_default()
+}
+
+/// A gateway that died keeps its port, as its devices know it by that.
+fn keep_the_port(status: &Value) -> Vec<String> {
+    status["listen"].as_str().map(|address| flags(&[("listen", &address)])).unwrap_or_default()
+}
+
+fn start_log(args: &UpArgs) -> Result<(String, Option<LogServer>), CommandError> {
+    let topics = standard_topics(&args.fleet.domains, args.partitions);
+    if let Some(url) = &args.log {
+        petrel_ingest::connect(url)?.create_topics(&topics)?;
+        return Ok((url.clone(), None));
+    }
+    let settings = DiskLogSettings { budget_bytes: args.log_mb << 20, ..DiskLogSettings::default() };
+    let log = DiskLog::open(args.data_dir.join("log"), settings)?;
+    log.create_topics(&topics)?;
+    let server = LogServer::start(log, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    Ok((server.url(), Some(server)))
+}
+
+fn start_gateways(args: &UpArgs, broker: &BrokerAddress, log_url: &str) -> Result<Vec<Child>, CommandError> {
+    let start_one = |number| {
+        let name = format!("gateway-{number}");
+        let mut arguments = args.gateway.to_arguments();
+        arguments.extend(flags(&[
+            ("name", &name),
+            ("listen", &"127.0.0.1:0"),
+            ("log", &log_url),
+            ("core-broker", &broker.url()),
+            ("domains", &domain_list(&args.fleet.domains)),
+        ]));
+        Child::start(child(args, "edge", &name, arguments, keep_the_port))
+    };
+    (1..=args.gateways).map(start_one).collect()
+}
+
+/// Starts the driver and waits for its first executors.
+fn start_driver(args: &UpArgs, log_url: &str, page_url: &str, controller: &Controller) -> Result<Child, CommandError> {
+    let wanted = controller.desired().executors;
+    let mut arguments = args.engine.to_arguments();
+    arguments.extend(flags(&[
+        ("log", &log_url),
+        ("controller", &page_url),
+        ("domains", &domain_list(&args.fleet.domains)),
+        ("job", &JOB_NAME),
+        ("seed", &args.fleet.seed),
+        ("initial-executors", &wanted),
+        ("max-executors", &args.control.max_executors),
+    ]));
+    let driver = Child::start(child(args, "driver", "driver", arguments, |_| Vec::new()))?;
+    let deadline = Instant::now() + START_PATIENCE;
+    while !(controller.hears_engine() && controller.snapshot(now_ms()).executors_running >= wanted.min(1)) {
+        driver.is_alive()?;
+        if Instant::now() >= deadline {
+            return Err(driver.not_ready(START_PATIENCE));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(driver)
+}
+
+fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
+    let control = &args.control;
+    let mut policy_settings = PolicySettings { fixed_executors: control.fixed_executors, ..PolicySettings::default() };
+    policy_settings.spark_dra.slots = args.engine.executor_slots;
+    policy_settings.forecast.margin_s = control.interval;
+    let provisioning: Provisioning = args.engine.provisioning.parse()?;
+    let provisioning_note = if provisioning.quantile_s(1.0) > 0.0 {
+        format!("start-up of executors: real, plus an emulated provisioning delay ({})", args.engine.provisioning)
+    } else {
+        "start-up of executors: real".to_string()
+    };
+    Ok(ControlSettings {
+        policy: control.policy.clone(),
+        policy_settings,
+        interval_s: control.interval,
+        limits: Limits {
+            min_executors: control.min_executors,
+            max_executors: control.max_executors,
+            max_step_up: control.max_step_up,
+            max_step_down: control.max_step_down,
+            scale_down_hold_s: control.scale_down_hold,
+            budget_usd_per_hour: control.budget_usd_per_hour,
+        },
+        slo: Slo { p95_ms: control.slo_p95_ms },
+        trace: args.fleet.trace.clone(),
+        domain: domain_list(&args.fleet.domains),
+        provisioning_note,
+        ..ControlSettings::new(JOB_NAME, &args.data_dir)
+    })
+}
+
+type Page = (watch::Sender<Arc<Snapshot>>, DashHandle);
+
+fn start_page(
+    args: &UpArgs,
+    controller: &Arc<Controller>,
+    fleet: &Child,
+    burst: &Arc<Mutex<ManualBurst>>,
+) -> Result<Page, CommandError> {
+    let (sender, snapshots) = watch::channel(Arc::new(controller.snapshot(now_ms())));
+    let (heard, boosted, burst) = (Arc::clone(controller), fleet.clone(), Arc::clone(burst));
+    let sources = DashSources {
+        snapshots,
+        heartbeat: Arc::new(move |heartbeat| {
+            heard.heartbeat(heartbeat, now_ms()).map_err(|error| HeartbeatRefusal {
+                status: match error {
+                    HeartbeatError::OldAttempt { .. } => 409,
+                    _ => 400,
+                },
+                message: error.to_string(),
+            })
+        }),
+        burst: Arc::new(move |command| {
+            let (running, factor) = match command {
+                BurstCommand::Start { factor, seconds } => {
+                    let ends = Instant::now() + Duration::from_secs(u64::from(seconds));
+                    (Some((factor, ends)), factor)
+                }
+                BurstCommand::Stop => (None, 1.0),
+            };
+            lock(&burst).running = running;
+            boosted.send(&json!({ "boost": factor }));
+            Ok(())
+        }),
+    };
+    let handle = petrel_dash::serve(args.listen, sources)?;
+    Ok((sender, handle))
+}
+
+/// Subscribes to signals and alerts; the client connects again by itself.
+fn listen_to_gateways(broker: &BrokerAddress, controller: &Arc<Controller>) -> Result<(), CommandError> {
+    let mut options = MqttOptions::new(format!("petrel-controller-{}", std::process::id()), &broker.host, broker.port);
+    options.set_keep_alive(Duration::from_secs(10));
+    let (client, connection) = Client::new(options, REQUESTS_WAITING);
+    let controller = Arc::clone(controller);
+    let spawned =
+        std::thread::Builder::new().name("signals".to_string()).spawn(move || listen(&client, connection, &controller));
+    spawned.map(drop).map_err(CommandError::io("thread of the signals"))
+}
+
+fn listen(client: &Client, mut connection: Connection, controller: &Controller) {
+    for event in connection.iter() {
+        match event {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                for topic in ["petrel/v1/signal/+", "petrel/v1/alert/#"] {
+                    if let Err(error) = client.try_subscribe(topic, QoS::AtLeastOnce) {
+                        tracing::warn!(topic, %error, "not subscribed");
+                    }
+                }
+            }
+            Ok(Event::Incoming(Packet::Publish(message))) => hear(controller, &message.topic, &message.payload),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "core broker is away");
+                std::thread::sleep(RECONNECT_PAUSE);
+            }
+        }
+    }
+}
+
+fn hear(controller: &Controller, topic: &str, payload: &[u8]) {
+    if topic.starts_with("petrel/v1/signal/") {
+        let heard = serde_json::from_slice::<Signal>(payload).map_err(|error| error.to_string());
+        let taken = heard.and_then(|signal| controller.signal(signal, now_ms()).map_err(|error| error.to_string()));
+        if let Err(error) = taken {
+            tracing::warn!(topic, error, "signal refused");
+        }
+        return;
+    }
+    match serde_json::from_slice::<Value>(payload) {
+        Ok(alert) => controller.alert(AlertView {
+            time_ms: alert["event_time"].as_i64().unwrap_or_else(now_ms),
+            domain: text_field(&alert, "domain"),
+            device_id: text_field(&alert, "device_id"),
+            message: format!("abnormal {} reading", text_field(&alert, "kind")),
+        }),
+        Err(error) => tracing::warn!(topic, %error, "alert refused"),
+    }
+}
