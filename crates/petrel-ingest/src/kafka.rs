@@ -12,7 +12,7 @@
 use crate::disk::{check_append_size, check_name};
 use crate::error::LogError;
 use crate::log::{Batch, Fetched, Log, OffsetRange, Producer, TopicPartition, TopicSpec};
-use petrel_core::domain::TOPIC_METADATA;
+use crate::topics::KEPT_TOPICS;
 use petrel_core::{Codec, InvalidValue};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -404,7 +404,7 @@ impl Log for KafkaLog {
             .map(|topic| {
                 let new = NewTopic::new(&topic.name, topic.partitions as i32, TopicReplication::Fixed(-1));
                 // The newest metadata of a device is good for as long as there is no newer one.
-                let is_kept = topic.name == TOPIC_METADATA;
+                let is_kept = KEPT_TOPICS.contains(&topic.name.as_str());
                 if is_kept { new.set("cleanup.policy", "compact") } else { new.set("retention.ms", RETENTION_MS) }
             })
             .collect();

@@ -140,11 +140,12 @@ impl Pool {
         request: &Request<'_>,
         read: impl Fn(Response<'_>) -> Result<T, Response<'_>>,
     ) -> Result<T, LogError> {
-        let message = request.encode();
+        let mut message = request.encode();
         if message.len() > wire::MAX_MESSAGE_BYTES {
             let expected = format!("at most {} bytes in one request", wire::MAX_MESSAGE_BYTES);
             return Err(petrel_core::InvalidValue::new("request", message.len(), expected).into());
         }
+        wire::put_length(&mut message);
         self.repeat(|| {
             // An idle connection may have died with the server; it must not use up the only attempt.
             while let Some(stream) = self.take_idle() {
@@ -163,9 +164,7 @@ impl Pool {
         message: &[u8],
         read: &impl Fn(Response<'_>) -> Result<T, Response<'_>>,
     ) -> Result<T, Attempt> {
-        let length = (message.len() - 4) as u32;
-        stream.write_all(&length.to_le_bytes())?;
-        stream.write_all(&message[4..])?;
+        stream.write_all(message)?;
         let mut body = Vec::new();
         wire::read_message(&mut stream, &mut body)?;
         let response = Response::decode(&body, &self.address)

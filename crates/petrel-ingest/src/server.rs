@@ -21,6 +21,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A silent client is forgotten after this; a [`crate::RemoteLog`] connects again by itself.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection gives a larger buffer back after its request: all of them together could keep gigabytes.
+const KEEP_BUFFER_BYTES: usize = 4 << 20;
 /// A pause after a failed accept (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -194,7 +196,7 @@ fn serve(log: &DiskLog, stream: &mut TcpStream) -> io::Result<()> {
         let request = Request::decode(&body).map_err(|detail| io::Error::new(io::ErrorKind::InvalidData, detail))?;
         let mut message = answer(log, request);
         wire::write_message(stream, &mut message)?;
-        if body.capacity() > 16 << 20 {
+        if body.capacity() > KEEP_BUFFER_BYTES {
             body = Vec::new();
         }
     }

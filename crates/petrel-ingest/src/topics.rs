@@ -10,6 +10,9 @@ pub const DEFAULT_PARTITIONS: u32 = 12;
 /// Topics whose records nobody has to commit: they may be deleted by age and size alone.
 pub const TOPICS_WITHOUT_RELEASE: [&str; 4] = [TOPIC_VALIDATED, TOPIC_ALERTS, TOPIC_RESULTS, TOPIC_DEAD_LETTER];
 
+/// Topics that are read from their start by everybody who needs them: their newest records stay.
+pub const KEPT_TOPICS: [&str; 1] = [TOPIC_METADATA];
+
 /// All topics for `domains`: raw topics and `iot-validated` with `partitions` partitions, the others with one.
 pub fn standard_topics(domains: &[Domain], partitions: u32) -> Vec<TopicSpec> {
     let partitions = partitions.max(1);

@@ -63,10 +63,15 @@ pub(crate) fn read_message(stream: &mut impl Read, body: &mut Vec<u8>) -> io::Re
     Ok(())
 }
 
-/// Writes one message that was encoded with room for its length in front.
-pub(crate) fn write_message(stream: &mut impl Write, message: &mut [u8]) -> io::Result<()> {
+/// Fills in the length in front of a message that was encoded with room for it.
+pub(crate) fn put_length(message: &mut [u8]) {
     let length = (message.len() - 4) as u32;
     message[..4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Writes one message that was encoded with room for its length in front.
+pub(crate) fn write_message(stream: &mut impl Write, message: &mut [u8]) -> io::Result<()> {
+    put_length(message);
     stream.write_all(message)?;
     stream.flush()
 }

@@ -4,13 +4,13 @@
 //! magic u32 │ version u8 │ kind u8 │ 0 u16 │ head bytes u32 │ payload bytes u32 │ durable before u64 │ crc32 u32 │ head │ payload
 //! ```
 //!
-//! The checksum covers everything before it and the head. The payload of an append is a row of packed batches,
-//! each with a checksum of its own, so that opening a log does not have to read it.
+//! The checksum covers everything before it and the head. The payload of an append, and of a snapshot, is a row of
+//! packed batches, each with a checksum of its own, so that opening a log does not have to read it.
 
 use crate::binary::{FieldReader, put_i64, put_string, put_u32, put_u64};
 
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"PTLJ");
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 pub(super) const HEADER_BYTES: usize = 28;
 /// Bounds what a damaged length can make a reader allocate.
 pub(super) const MAX_HEAD_BYTES: u32 = 64 << 20;
@@ -94,6 +94,8 @@ pub(super) struct Snapshot {
     /// Topics in order of their number.
     pub topics: Vec<(String, Vec<PartitionState>)>,
     pub producers: Vec<(String, ProducerState)>,
+    /// Batches of earlier segments that outlive them; their bytes are the payload.
+    pub kept: Vec<BatchHead>,
 }
 
 /// What a frame says.
@@ -106,7 +108,49 @@ pub(super) enum Frame {
     Release { offsets: Vec<(u32, u32, u64)> },
 }
 
+fn put_heads(out: &mut Vec<u8>, batches: &[BatchHead]) {
+    put_u32(out, batches.len() as u32);
+    for batch in batches {
+        put_u32(out, batch.topic);
+        put_u32(out, batch.partition);
+        put_u64(out, batch.base_offset);
+        put_u32(out, batch.records);
+        put_u32(out, batch.packed_bytes);
+    }
+}
+
+/// Reads the heads of the batches that a payload of `payload_bytes` consists of.
+fn take_heads(reader: &mut FieldReader<'_>, payload_bytes: u32) -> Result<Vec<BatchHead>, String> {
+    let count = reader.count(24)?;
+    let mut batches = Vec::with_capacity(count);
+    let mut claimed_bytes = 0_u64;
+    for _ in 0..count {
+        let batch = BatchHead {
+            topic: reader.u32()?,
+            partition: reader.u32()?,
+            base_offset: reader.u64()?,
+            records: reader.u32()?,
+            packed_bytes: reader.u32()?,
+        };
+        claimed_bytes += u64::from(batch.packed_bytes);
+        batches.push(batch);
+    }
+    if claimed_bytes != u64::from(payload_bytes) {
+        return Err(format!("batches of {claimed_bytes} bytes in a payload of {payload_bytes}"));
+    }
+    Ok(batches)
+}
+
 impl Frame {
+    /// The batches that the payload consists of, in its order.
+    pub(super) fn batches(&self) -> &[BatchHead] {
+        match self {
+            Frame::Snapshot { snapshot, .. } => &snapshot.kept,
+            Frame::Append { batches, .. } => batches,
+            Frame::Topic { .. } | Frame::Producer { .. } | Frame::Release { .. } => &[],
+        }
+    }
+
     fn kind(&self) -> u8 {
         match self {
             Frame::Snapshot { .. } => KIND_SNAPSHOT,
@@ -136,20 +180,14 @@ impl Frame {
                     put_u64(out, state.epoch);
                     put_u64(out, state.position);
                 }
+                put_heads(out, &snapshot.kept);
             }
             Frame::Append { producer, epoch, position, time_ms, batches } => {
                 put_string(out, producer);
                 put_u64(out, *epoch);
                 put_u64(out, *position);
                 put_i64(out, *time_ms);
-                put_u32(out, batches.len() as u32);
-                for batch in batches {
-                    put_u32(out, batch.topic);
-                    put_u32(out, batch.partition);
-                    put_u64(out, batch.base_offset);
-                    put_u32(out, batch.records);
-                    put_u32(out, batch.packed_bytes);
-                }
+                put_heads(out, batches);
             }
             Frame::Topic { topic, name, partitions } => {
                 put_u32(out, *topic);
@@ -201,27 +239,11 @@ impl Frame {
         }
         let mut reader = FieldReader::new(head);
         let frame = match header.kind {
-            KIND_SNAPSHOT => Self::read_snapshot(&mut reader)?,
+            KIND_SNAPSHOT => Self::read_snapshot(&mut reader, header.payload_bytes)?,
             KIND_APPEND => {
                 let producer = reader.string()?.to_string();
                 let (epoch, position, time_ms) = (reader.u64()?, reader.u64()?, reader.i64()?);
-                let count = reader.count(24)?;
-                let mut batches = Vec::with_capacity(count);
-                let mut claimed_bytes = 0_u64;
-                for _ in 0..count {
-                    let batch = BatchHead {
-                        topic: reader.u32()?,
-                        partition: reader.u32()?,
-                        base_offset: reader.u64()?,
-                        records: reader.u32()?,
-                        packed_bytes: reader.u32()?,
-                    };
-                    claimed_bytes += u64::from(batch.packed_bytes);
-                    batches.push(batch);
-                }
-                if claimed_bytes != u64::from(header.payload_bytes) {
-                    return Err(format!("batches of {claimed_bytes} bytes in a payload of {}", header.payload_bytes));
-                }
+                let batches = take_heads(&mut reader, header.payload_bytes)?;
                 Frame::Append { producer, epoch, position, time_ms, batches }
             }
             KIND_TOPIC => {
@@ -245,7 +267,7 @@ impl Frame {
         Ok(frame)
     }
 
-    fn read_snapshot(reader: &mut FieldReader<'_>) -> Result<Self, String> {
+    fn read_snapshot(reader: &mut FieldReader<'_>, payload_bytes: u32) -> Result<Self, String> {
         let time_ms = reader.i64()?;
         let mut snapshot = Snapshot::default();
         for _ in 0..reader.count(6)? {
@@ -261,6 +283,7 @@ impl Frame {
             let id = reader.string()?.to_string();
             snapshot.producers.push((id, ProducerState { epoch: reader.u64()?, position: reader.u64()? }));
         }
+        snapshot.kept = take_heads(reader, payload_bytes)?;
         Ok(Frame::Snapshot { time_ms, snapshot })
     }
 }
@@ -274,13 +297,14 @@ mod tests {
         let snapshot = Snapshot {
             topics: vec![("a".into(), vec![PartitionState { next_offset: 4, released: 2 }; 3]), ("b".into(), vec![])],
             producers: vec![("gateway-1".into(), ProducerState { epoch: 3, position: 99 })],
+            kept: vec![BatchHead { topic: 1, partition: 2, base_offset: 3, records: 4, packed_bytes: 5 }],
         };
         let batches = vec![
             BatchHead { topic: 0, partition: 2, base_offset: 4, records: 7, packed_bytes: 3 },
             BatchHead { topic: 1, partition: 0, base_offset: 0, records: 1, packed_bytes: 0 },
         ];
         vec![
-            (Frame::Snapshot { time_ms: -5, snapshot }, vec![]),
+            (Frame::Snapshot { time_ms: -5, snapshot }, vec![vec![1, 2, 3, 4, 5]]),
             (
                 Frame::Append { producer: "é".into(), epoch: 1, position: 2, time_ms: 3, batches },
                 vec![vec![1, 2, 3], vec![]],

@@ -1,11 +1,12 @@
 //! What is in the journal, and where? The state that readers see: only what is on disk for certain.
 
-use super::frame::{Frame, PartitionState, ProducerState, Snapshot};
+use super::frame::{BatchHead, Frame, PartitionState, ProducerState, Snapshot};
 use crate::log::OffsetRange;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tracing::warn;
 
 /// One packed batch of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,14 @@ pub(super) struct Partition {
 }
 
 impl Partition {
+    /// Puts a batch of an earlier segment at its new place.
+    fn keep(&mut self, entry: Entry) {
+        match self.entries.binary_search_by_key(&entry.base_offset, |known| known.base_offset) {
+            Ok(place) => self.entries[place] = entry,
+            Err(place) => self.entries.insert(place, entry),
+        }
+    }
+
     pub(super) fn range(&self) -> OffsetRange {
         OffsetRange {
             start: self.entries.front().map_or(self.next_offset, |entry| entry.base_offset),
@@ -40,6 +49,8 @@ pub(super) struct Topic {
     pub name: String,
     /// True when a record may be deleted only after [`crate::Log::release`].
     pub needs_release: bool,
+    /// True when its newest batches are copied into each new segment.
+    pub is_kept: bool,
     pub partitions: Vec<Partition>,
 }
 
@@ -65,11 +76,21 @@ pub(super) struct Index {
     pub producers: HashMap<String, ProducerState>,
     pub segments: VecDeque<Segment>,
     topics_without_release: Vec<String>,
+    kept_topics: Vec<String>,
+}
+
+/// A batch that outlives its segment, and where it is now.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub head: BatchHead,
+    pub file: Arc<File>,
+    pub position: u64,
 }
 
 impl Index {
-    pub(super) fn new(topics_without_release: Vec<String>) -> Self {
+    pub(super) fn new(topics_without_release: Vec<String>, kept_topics: Vec<String>) -> Self {
         Self {
+            kept_topics,
             topics: Vec::new(),
             numbers: HashMap::new(),
             producers: HashMap::new(),
@@ -94,13 +115,45 @@ impl Index {
                 .map(|topic| (topic.name.clone(), topic.partitions.iter().map(state).collect()))
                 .collect(),
             producers,
+            kept: Vec::new(),
         }
     }
 
+    /// The newest batches of the topics that are kept, at most `max_bytes` of them, in order of their offsets.
+    pub(super) fn kept(&self, max_bytes: u64) -> Vec<Kept> {
+        let mut left = max_bytes;
+        let mut kept = Vec::new();
+        for (number, topic) in self.topics.iter().enumerate().filter(|(_, topic)| topic.is_kept) {
+            for (partition, state) in topic.partitions.iter().enumerate() {
+                let start = kept.len();
+                for entry in state.entries.iter().rev() {
+                    let Some(less) = left.checked_sub(u64::from(entry.packed_bytes)) else {
+                        warn!(topic = topic.name, partition, max_bytes, "old records of a kept topic will be deleted");
+                        break;
+                    };
+                    let Some(segment) = self.segment_at(entry.journal_position) else { break };
+                    left = less;
+                    let head = BatchHead {
+                        topic: number as u32,
+                        partition: partition as u32,
+                        base_offset: entry.base_offset,
+                        records: entry.records,
+                        packed_bytes: entry.packed_bytes,
+                    };
+                    let position = entry.journal_position - segment.base;
+                    kept.push(Kept { head, file: segment.file.clone(), position });
+                }
+                kept[start..].reverse();
+            }
+        }
+        kept
+    }
+
     fn add_topic(&mut self, name: &str, partitions: Vec<Partition>) {
-        let needs_release = !self.topics_without_release.iter().any(|free| free == name);
+        let is_kept = self.kept_topics.iter().any(|kept| kept == name);
+        let needs_release = !is_kept && !self.topics_without_release.iter().any(|free| free == name);
         self.numbers.insert(name.to_string(), self.topics.len() as u32);
-        self.topics.push(Topic { name: name.to_string(), needs_release, partitions });
+        self.topics.push(Topic { name: name.to_string(), needs_release, is_kept, partitions });
     }
 
     fn partition_mut(&mut self, topic: u32, partition: u32) -> Result<&mut Partition, String> {
@@ -116,6 +169,7 @@ impl Index {
         match frame {
             Frame::Snapshot { time_ms, snapshot } => {
                 self.apply_snapshot(snapshot)?;
+                self.apply_kept(&snapshot.kept, payload_position)?;
                 self.touch(*time_ms);
             }
             Frame::Append { producer, epoch, position, time_ms, batches } => {
@@ -187,6 +241,28 @@ impl Index {
                     return Err(format!("topic `{name}` ends elsewhere than the segment before says"));
                 }
                 partition.released = partition.released.max(state.released);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_kept(&mut self, kept: &[BatchHead], payload_position: u64) -> Result<(), String> {
+        let mut journal_position = payload_position;
+        for batch in kept {
+            let partition = self.partition_mut(batch.topic, batch.partition)?;
+            let end = batch.base_offset.saturating_add(u64::from(batch.records));
+            if end > partition.next_offset {
+                return Err(format!("a kept batch ends at offset {end}, its partition at {}", partition.next_offset));
+            }
+            partition.keep(Entry {
+                base_offset: batch.base_offset,
+                journal_position,
+                records: batch.records,
+                packed_bytes: batch.packed_bytes,
+            });
+            journal_position += u64::from(batch.packed_bytes);
+            if let Some(segment) = self.segments.back_mut() {
+                segment.ends.insert((batch.topic, batch.partition), end);
             }
         }
         Ok(())

@@ -3,9 +3,10 @@
 
 use super::frame::{Frame, ProducerState};
 use super::index::{Index, Segment};
-use super::recovery::{io_error, segment_path};
+use super::recovery::{io_error, segment_path, sync_directory};
 use super::{DiskLogSettings, now_ms};
 use crate::error::LogError;
+use crate::packed;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -137,16 +138,12 @@ impl Journal {
         lock: File,
     ) -> Result<Self, LogError> {
         match index.segments.back_mut() {
-            None => {
-                let segment = create_segment(&directory, 0, &index)?;
-                index.segments.push_back(segment);
-            }
+            None => create_segment(&directory, 0, &index, &settings)?.add_to(&mut index)?,
             // A crash between making the file and writing its snapshot.
             Some(last) if last.bytes == 0 => {
                 let base = last.base;
                 index.segments.pop_back();
-                let segment = create_segment(&directory, base, &index)?;
-                index.segments.push_back(segment);
+                create_segment(&directory, base, &index, &settings)?.add_to(&mut index)?;
             }
             Some(_) => {}
         }
@@ -232,11 +229,14 @@ impl Journal {
                 let _ = group.outcome.set(Ok(()));
             }
             Err(error) => {
+                let is_out_of_step = matches!(error, LogError::Corrupt { .. });
                 let failure = Failure::new(error);
                 warn!(error = failure.text, doing = failure.what, "log write failed");
                 if let Err(error) = self.cut_to_durable() {
                     warn!(%error, "log cannot be brought back to its durable end, it accepts no more writes");
                     writers.broken = Some(Failure::new(error));
+                } else if is_out_of_step {
+                    writers.broken = Some(failure.clone());
                 }
                 writers.reserved = Reserved::of(&self.index());
                 // The frames that gathered meanwhile continue offsets that do not exist.
@@ -309,14 +309,14 @@ impl Journal {
 
     /// Begins a new segment. The old one is on disk: every group is synced before the next is written.
     fn roll(&self) -> Result<(), LogError> {
-        let segment = {
+        let created = {
             let index = self.index();
             let base = index.segments.back().map_or(0, |segment| segment.base + segment.bytes);
-            create_segment(&self.directory, base, &index)?
+            create_segment(&self.directory, base, &index, &self.settings)?
         };
-        let position = segment.base + segment.bytes;
-        info!(path = %segment.path.display(), "new log segment");
-        self.index_mut().segments.push_back(segment);
+        let position = created.segment.base + created.segment.bytes;
+        info!(path = %created.segment.path.display(), "new log segment");
+        created.add_to(&mut self.index_mut())?;
         self.durable_position.store(position, Ordering::Release);
         self.delete_released(0);
         Ok(())
@@ -331,8 +331,9 @@ impl Journal {
         // A segment that was made and not taken into the index would end up in the middle of this one.
         let next = segment_path(&self.directory, segment.base + segment.bytes);
         match std::fs::remove_file(&next) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &next, source)),
-            _ => Ok(()),
+            Ok(()) => sync_directory(&self.directory),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(io_error("remove", &next, source)),
         }
     }
 
@@ -342,25 +343,26 @@ impl Journal {
         let settings = &self.settings;
         let oldest_kept_ms = now_ms().saturating_sub(i64::try_from(settings.retention_ms).unwrap_or(i64::MAX));
         loop {
-            let segment = {
-                let mut index = self.index_mut();
-                let used_bytes = index.used_bytes();
-                let Some(oldest) = index.segments.front() else { return };
-                let is_unwanted = oldest.newest_ms < oldest_kept_ms
-                    || used_bytes > settings.retention_bytes
-                    || used_bytes + needed_bytes > settings.budget_bytes;
-                if index.segments.len() < 2 || !is_unwanted || !index.oldest_is_released() {
+            // Locked until the file is gone: segments must go in their order, or the log has a gap when it is opened.
+            let mut index = self.index_mut();
+            let used_bytes = index.used_bytes();
+            let Some(oldest) = index.segments.front() else { return };
+            let is_unwanted = oldest.newest_ms < oldest_kept_ms
+                || used_bytes > settings.retention_bytes
+                || used_bytes + needed_bytes > settings.budget_bytes;
+            if index.segments.len() < 2 || !is_unwanted || !index.oldest_is_released() {
+                return;
+            }
+            // Readers that still hold the file finish their read.
+            match std::fs::remove_file(&oldest.path) {
+                Ok(()) => info!(path = %oldest.path.display(), bytes = oldest.bytes, "deleted a log segment"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    warn!(path = %oldest.path.display(), %error, "cannot delete a log segment");
                     return;
                 }
-                index.pop_oldest()
-            };
-            let Some(segment) = segment else { return };
-            // Readers that still hold the file finish their read. A file that stays is only space: the next
-            // segment begins with everything that this one said.
-            match std::fs::remove_file(&segment.path) {
-                Ok(()) => info!(path = %segment.path.display(), bytes = segment.bytes, "deleted a log segment"),
-                Err(error) => warn!(path = %segment.path.display(), %error, "cannot delete a log segment"),
             }
+            index.pop_oldest();
         }
     }
 }
@@ -374,11 +376,53 @@ impl Drop for Journal {
     }
 }
 
-fn create_segment(directory: &Path, base: u64, index: &Index) -> Result<Segment, LogError> {
+/// A segment that is on disk and not in the index yet.
+struct Created {
+    segment: Segment,
+    snapshot: Frame,
+    payload_start: u64,
+}
+
+impl Created {
+    fn add_to(self, index: &mut Index) -> Result<(), LogError> {
+        let Self { segment, snapshot, payload_start } = self;
+        let (path, payload_position) = (segment.path.clone(), segment.base + payload_start);
+        let is_first = index.segments.is_empty();
+        index.segments.push_back(segment);
+        if is_first {
+            return Ok(());
+        }
+        // Cannot differ: it was made from this index.
+        index.apply(&snapshot, payload_position).map_err(|detail| LogError::Corrupt {
+            path: path.display().to_string(),
+            position: 0,
+            detail,
+        })
+    }
+}
+
+/// Part of a segment that batches of kept topics may take.
+const KEPT_PART: u64 = 4;
+
+fn create_segment(directory: &Path, base: u64, index: &Index, settings: &DiskLogSettings) -> Result<Created, LogError> {
     let path = segment_path(directory, base);
     let time_ms = now_ms();
+    let mut snapshot = index.snapshot();
+    let mut kept_bytes = Vec::new();
+    for kept in index.kept(settings.segment_bytes / KEPT_PART) {
+        let mut bytes = vec![0; kept.head.packed_bytes as usize];
+        kept.file.read_exact_at(&mut bytes, kept.position).map_err(|source| io_error("read for", &path, source))?;
+        match packed::verify(&bytes) {
+            Ok(_) => {
+                snapshot.kept.push(kept.head);
+                kept_bytes.push(bytes);
+            }
+            Err(detail) => warn!(path = %path.display(), detail, "a damaged batch of a kept topic is left behind"),
+        }
+    }
+    let snapshot = Frame::Snapshot { time_ms, snapshot };
     let mut bytes = Vec::new();
-    Frame::Snapshot { time_ms, snapshot: index.snapshot() }.write::<&[u8]>(&[], base, &mut bytes);
+    let payload_start = snapshot.write(&kept_bytes, base, &mut bytes);
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -388,11 +432,9 @@ fn create_segment(directory: &Path, base: u64, index: &Index) -> Result<Segment,
         .map_err(|source| io_error("create", &path, source))?;
     file.write_all_at(&bytes, 0).map_err(|source| io_error("write to", &path, source))?;
     file.sync_all().map_err(|source| io_error("sync", &path, source))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|source| io_error("sync", directory, source))?;
+    sync_directory(directory)?;
     let bytes = bytes.len() as u64;
-    Ok(Segment {
+    let segment = Segment {
         base,
         bytes,
         snapshot_bytes: bytes,
@@ -400,5 +442,6 @@ fn create_segment(directory: &Path, base: u64, index: &Index) -> Result<Segment,
         path,
         file: Arc::new(file),
         ends: BTreeMap::new(),
-    })
+    };
+    Ok(Created { segment, snapshot, payload_start })
 }

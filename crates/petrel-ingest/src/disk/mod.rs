@@ -14,7 +14,7 @@ use crate::log::{Batch, Fetched, Log, OffsetRange, Producer, TopicPartition, Top
 use crate::packed::{
     MAX_APPEND_BYTES, MAX_APPEND_RECORDS, MAX_RAW_BYTES, PACKED_HEADER_BYTES, PackedHeader, Packer, Unpacker,
 };
-use crate::topics::TOPICS_WITHOUT_RELEASE;
+use crate::topics::{KEPT_TOPICS, TOPICS_WITHOUT_RELEASE};
 pub(crate) use frame::ProducerState;
 use frame::{BatchHead, Frame};
 use index::Index;
@@ -51,6 +51,9 @@ pub struct DiskLogSettings {
     /// Topics whose records may be deleted although nobody released them. All others keep their records until
     /// [`Log::release`].
     pub topics_without_release: Vec<String>,
+    /// Topics whose readers begin at the start again and again, such as device metadata. They hold nothing back: their
+    /// newest records, up to a quarter of a segment when packed, move along when old segments are deleted.
+    pub kept_topics: Vec<String>,
 }
 
 impl Default for DiskLogSettings {
@@ -61,6 +64,7 @@ impl Default for DiskLogSettings {
             retention_bytes: 1 << 30,
             retention_ms: 24 * 3600 * 1000,
             topics_without_release: TOPICS_WITHOUT_RELEASE.iter().map(ToString::to_string).collect(),
+            kept_topics: KEPT_TOPICS.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -131,11 +135,11 @@ impl DiskLog {
         settings.validate()?;
         let directory = directory.as_ref();
         let io_error = recovery::io_error;
-        std::fs::create_dir_all(directory).map_err(|source| io_error("create", directory, source))?;
+        recovery::make_directory(directory)?;
         let lock_path = directory.join("lock");
         let lock = File::create(&lock_path).map_err(|source| io_error("create", &lock_path, source))?;
         take_lock(&lock, &lock_path)?;
-        let mut index = Index::new(settings.topics_without_release.clone());
+        let mut index = Index::new(settings.topics_without_release.clone(), settings.kept_topics.clone());
         recovery::recover(directory, &mut index)?;
         let journal = Journal::new(directory.to_path_buf(), settings, index, lock)?;
         journal.delete_released(0);

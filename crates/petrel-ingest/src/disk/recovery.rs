@@ -20,6 +20,29 @@ pub(super) fn io_error(doing: &str, path: &Path, source: io::Error) -> LogError 
     LogError::Io { what: format!("cannot {doing} {}", path.display()), source }
 }
 
+/// Makes `directory` and what is missing above it, so that they are still there after a power cut.
+pub(super) fn make_directory(directory: &Path) -> Result<(), LogError> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = match directory.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    make_directory(parent)?;
+    match std::fs::create_dir(directory) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(io_error("create", directory, source)),
+        _ => sync_directory(parent),
+    }
+}
+
+/// Brings the names of files that were made or removed to the disk.
+pub(super) fn sync_directory(directory: &Path) -> Result<(), LogError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io_error("sync", directory, source))
+}
+
 /// Bytes read at once when a frame is opened: covers header and head of nearly every frame.
 const READ_AHEAD_BYTES: usize = 4096;
 
@@ -160,10 +183,10 @@ fn read_frame(
     }
     let frame = Frame::read(&header, &bytes[..HEADER_BYTES], &bytes[HEADER_BYTES..head_end])?;
     let payload_start = position + head_end as u64;
-    if check_payload && let Frame::Append { batches, .. } = &frame {
+    if check_payload {
         let mut batch_start = payload_start;
         let mut packed_batch = Vec::new();
-        for batch in batches {
+        for batch in frame.batches() {
             packed_batch.resize(batch.packed_bytes as usize, 0);
             file.read_exact_at(&mut packed_batch, batch_start)?;
             packed::verify(&packed_batch)?;

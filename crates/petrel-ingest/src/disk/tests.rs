@@ -10,6 +10,7 @@ fn small() -> DiskLogSettings {
         retention_bytes: 0,
         retention_ms: 3_600_000,
         topics_without_release: vec!["free".to_string()],
+        kept_topics: vec!["kept".to_string()],
     }
 }
 
@@ -137,6 +138,68 @@ fn a_full_log_refuses_until_records_are_released_and_keeps_a_reserve_for_results
     assert_eq!(log.offsets("raw").unwrap()[1], range, "the range outlives the segments that were deleted");
     assert_eq!(values(&log, &at("raw", 1))[0], first);
     assert_eq!(log.producer("p", Codec::None).unwrap().position(), position + 1);
+}
+
+#[test]
+fn a_kept_topic_holds_nothing_back_and_its_newest_records_outlive_every_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = DiskLog::open(directory.path(), small()).unwrap();
+    log.create_topics(&topics()).unwrap();
+    log.create_topics(&[TopicSpec { name: "kept".into(), partitions: 1 }]).unwrap();
+    let kept = |number: u64| format!("device {number}").into_bytes();
+    // Three segments' worth of raw records between two announcements; a restart now and then.
+    for round in 1..=12_u64 {
+        let mut producer = log.producer("p", Codec::None).unwrap();
+        producer.append(&[(at("kept", 0), batch(&kept(round), 1))], round * 100).unwrap();
+        for number in 1..=12 {
+            let position = round * 100 + number;
+            producer.append(&[(at("raw", 0), batch(&noise(900, position as u32), 1))], position).unwrap();
+        }
+        let end = log.offsets("raw").unwrap()[0].end;
+        log.release(&at("raw", 0), end).unwrap();
+        assert!(log.usage().segments <= 2, "round {round}: {:?}", log.usage());
+        let expected: Vec<Vec<u8>> = (1..=round).map(kept).collect();
+        assert_eq!(values(&log, &at("kept", 0)), expected, "round {round}");
+        if round % 3 == 0 {
+            drop((producer, log));
+            log = DiskLog::open(directory.path(), small()).unwrap();
+            assert_eq!(values(&log, &at("kept", 0)), expected, "round {round}, opened again");
+        }
+    }
+    // The last release was not followed by anything that would have brought it to the disk.
+    log.release(&at("raw", 0), 144).unwrap();
+    // More than a quarter of a segment: the oldest go, the newest stay, and offsets go on.
+    let mut producer = log.producer("p", Codec::None).unwrap();
+    for position in 2_000..2_060 {
+        producer.append(&[(at("kept", 0), batch(&noise(200, position as u32), 1))], position).unwrap();
+    }
+    let range = log.offsets("kept").unwrap()[0];
+    assert!(range.start > 12 && range.end == 72, "{range:?}");
+    let expected: Vec<Vec<u8>> = (range.start..72).map(|offset| noise(200, 2_000 + offset as u32 - 12)).collect();
+    assert_eq!(values(&log, &at("kept", 0)), expected);
+    drop((producer, log));
+    let log = DiskLog::open(directory.path(), small()).unwrap();
+    assert_eq!(log.offsets("kept").unwrap()[0], range);
+    assert_eq!(values(&log, &at("kept", 0)), expected);
+}
+
+#[test]
+fn a_segment_that_cannot_be_deleted_stays_with_all_behind_it() {
+    let directory = filled_log();
+    let before = segment_files(directory.path());
+    let settings = DiskLogSettings { retention_bytes: 0, ..small() };
+    let log = DiskLog::open(directory.path(), settings.clone()).unwrap();
+    // A directory cannot be unlinked as a file: also for root.
+    std::fs::rename(&before[0], directory.path().join("aside")).unwrap();
+    std::fs::create_dir(&before[0]).unwrap();
+    log.release(&at("raw", 0), 12).unwrap();
+    assert_eq!(segment_files(directory.path()), before);
+    std::fs::remove_dir(&before[0]).unwrap();
+    std::fs::rename(directory.path().join("aside"), &before[0]).unwrap();
+    log.release(&at("raw", 0), 12).unwrap();
+    assert_eq!(segment_files(directory.path()).len(), 1);
+    drop(log);
+    assert_eq!(DiskLog::open(directory.path(), settings).unwrap().offsets("raw").unwrap()[0].end, 12);
 }
 
 #[test]
