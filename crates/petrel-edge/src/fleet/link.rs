@@ -24,7 +24,8 @@ pub enum Content {
 struct Message {
     content: Content,
     packet_id: u16,
-    /// Where it ends in the stream of all bytes of this connection.
+    /// Where it starts and ends in the stream of all bytes of this connection.
+    start: u64,
     end: u64,
     acknowledged: bool,
 }
@@ -107,11 +108,10 @@ impl DeviceLink {
         self.buffer_start = 0;
         self.sent = 0;
         self.push(Content::Metadata, metadata);
-        let (mut from, mut repeated) = (old_start, 0);
+        let mut repeated = 0;
         for message in old_messages {
-            let bytes = (from - old_start) as usize..(message.end - old_start) as usize;
-            let was_begun = from < old_sent;
-            from = message.end;
+            let bytes = (message.start - old_start) as usize..(message.end - old_start) as usize;
+            let was_begun = message.start < old_sent;
             if message.acknowledged || message.content == Content::Metadata {
                 continue;
             }
@@ -123,7 +123,7 @@ impl DeviceLink {
                     self.buffer[place] |= DUP;
                 }
             }
-            self.messages.push_back(Message { end: self.buffer.len() as u64, ..message });
+            self.messages.push_back(Message { start: place as u64, end: self.buffer.len() as u64, ..message });
         }
         repeated
     }
@@ -156,9 +156,10 @@ impl DeviceLink {
         let packet_id = self.next_packet_id;
         self.next_packet_id = packet_id.checked_add(1).unwrap_or(1);
         let topic = if content == Content::Metadata { &self.metadata_topic } else { &self.topic };
+        let start = self.buffer_start + self.buffer.len() as u64;
         push_publish(&mut self.buffer, self.version, topic, (self.qos == 1).then_some(packet_id), payload);
         let end = self.buffer_start + self.buffer.len() as u64;
-        self.messages.push_back(Message { content, packet_id, end, acknowledged: false });
+        self.messages.push_back(Message { content, packet_id, start, end, acknowledged: false });
         if let Content::Records { count, .. } = content {
             self.records_in_flight += count;
         }
@@ -351,6 +352,26 @@ mod tests {
         ];
         assert_eq!(sent, expected);
         assert_eq!(link.records_in_flight(), 3);
+    }
+
+    #[test]
+    fn a_new_connection_repeats_nothing_that_was_acknowledged_just_before_it() {
+        let mut link = link(8);
+        link.begin(60, b"meta");
+        write_all(&mut link);
+        link.receive(&CONNACK, |_| {}).unwrap();
+        for (index, payload) in [b"a", b"b", b"c"].iter().enumerate() {
+            link.push(Content::Records { first: index as u64 + 1, count: 1 }, *payload);
+        }
+        write_all(&mut link);
+        // Settled messages stay in the buffer until there are enough of them.
+        link.receive(&[puback(1), puback(2)].concat(), |_| {}).unwrap();
+        link.lost();
+        assert_eq!(link.begin(60, b"meta"), 2);
+        write_all(&mut link);
+        link.receive(&CONNACK, |_| {}).unwrap();
+        let sent = publishes(&write_all(&mut link));
+        assert_eq!(sent, [(5, false, b"meta".to_vec()), (3, true, b"b".to_vec()), (4, true, b"c".to_vec())]);
     }
 
     #[test]
