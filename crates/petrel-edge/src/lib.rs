@@ -14,6 +14,8 @@
 //! records/s, once a second ─▶ forecast ─▶ signal ──────────────────────────┴▶ core broker
 //! ```
 //!
+//! Where an MQTT broker exists already, a gateway can be its subscriber instead of an endpoint ([`upstream`]).
+//!
 //! # Example
 //!
 //! The endpoint reads MQTT from a byte stream without holding more than one packet:
@@ -40,7 +42,9 @@ pub mod error;
 pub mod fleet;
 pub mod gateway;
 pub mod ledger;
+pub mod upstream;
 pub mod wal;
 
 pub use error::EdgeError;
 pub use gateway::{Gateway, GatewaySettings, GatewayStatus};
+pub use upstream::{UpstreamBroker, UpstreamState, UpstreamStatus};

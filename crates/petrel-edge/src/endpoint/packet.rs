@@ -1,7 +1,7 @@
 //! Which MQTT packets are in these bytes, and what do they say?
 //!
 //! Only what devices send is read, straight from the receive buffer and without copies; only what a device
-//! may get is written. The borrowed PUBLISH is the reason for an own reader: the codec crates allocate for
+//! may get is written. (A gateway that reads from a broker adds what it needs in `upstream::wire`.) The borrowed PUBLISH is the reason for an own reader: the codec crates allocate for
 //! every topic and payload, and none can skip a packet that is too large while keeping its head.
 
 use std::ops::ControlFlow;
@@ -59,6 +59,9 @@ pub enum Malformed {
     /// A property is unknown, repeated or not allowed here.
     #[error("property is unknown or not allowed here")]
     Property,
+    /// The first packet is not CONNECT.
+    #[error("the first packet is not CONNECT")]
+    NotConnected,
     /// The protocol name is not `MQTT`.
     #[error("protocol name is not MQTT")]
     ProtocolName,
@@ -125,6 +128,11 @@ impl PacketSplitter {
     /// True when the stream stands between two packets.
     pub fn is_between_packets(&self) -> bool {
         self.partial.is_empty() && self.skipping.is_none()
+    }
+
+    /// Type and flags of the packet that the stream has begun and not finished.
+    pub fn unfinished_first_byte(&self) -> Option<u8> {
+        self.skipping.map(|skipping| skipping.first_byte).or_else(|| self.partial.first().copied())
     }
 
     /// Takes the next bytes of the stream and calls `each` with every packet that they complete, until it
@@ -250,18 +258,19 @@ pub enum Version {
     V5,
 }
 
-struct Fields<'a> {
-    rest: &'a [u8],
+/// The fields of a packet that are not read yet.
+pub(crate) struct Fields<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed::CutOff)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
         Ok(self.take(1)?[0])
     }
 
@@ -296,30 +305,36 @@ impl<'a> Fields<'a> {
         Err(Malformed::RemainingLength)
     }
 
-    fn end(&self) -> Result<(), Malformed> {
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.rest.is_empty() { Ok(()) } else { Err(Malformed::Trailing) }
     }
 }
 
 /// Properties that matter here; the others are checked and dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Properties {
+pub(crate) struct Properties {
     topic_alias: Option<u16>,
+    /// Keep-alive that a broker sets.
+    pub(crate) server_keep_alive_s: Option<u16>,
     has_authentication_method: bool,
 }
 
 /// MQTT 5 section 2.2.2.2: which property may stand in which packet.
-mod allowed {
+pub(crate) mod allowed {
     pub const CONNECT: &[u8] = &[0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27];
     pub const WILL: &[u8] = &[0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26];
     pub const PUBLISH: &[u8] = &[0x01, 0x02, 0x03, 0x08, 0x09, 0x23, 0x26];
     pub const SUBSCRIBE: &[u8] = &[0x0b, 0x26];
     pub const UNSUBSCRIBE: &[u8] = &[0x26];
+    pub const CONNACK: &[u8] =
+        &[0x11, 0x12, 0x13, 0x15, 0x16, 0x1a, 0x1c, 0x1f, 0x21, 0x22, 0x24, 0x25, 0x26, 0x27, 0x28, 0x29, 0x2a];
+    pub const SUBACK: &[u8] = &[0x1f, 0x26];
 }
 
 const USER_PROPERTY: u8 = 0x26;
 
-fn properties(fields: &mut Fields<'_>, allowed: &[u8]) -> Result<Properties, Malformed> {
+/// Reads a property list.
+pub(crate) fn properties(fields: &mut Fields<'_>, allowed: &[u8]) -> Result<Properties, Malformed> {
     let length = fields.variable_length()?;
     let mut inside = Fields { rest: fields.take(length)? };
     let mut found = Properties::default();
@@ -331,8 +346,9 @@ fn properties(fields: &mut Fields<'_>, allowed: &[u8]) -> Result<Properties, Mal
         }
         seen |= 1 << id;
         match id {
-            // Payload format, request problem and response information: a byte that is 0 or 1.
-            0x01 | 0x17 | 0x19 => {
+            // Payload format, request problem and response information, maximum QoS, and whether retained messages,
+            // wildcards, subscription identifiers and shared subscriptions are available: a byte that is 0 or 1.
+            0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2a => {
                 if inside.byte()? > 1 {
                     return Err(Malformed::Property);
                 }
@@ -344,8 +360,8 @@ fn properties(fields: &mut Fields<'_>, allowed: &[u8]) -> Result<Properties, Mal
                     return Err(Malformed::Property);
                 }
             }
-            // Content type, response topic.
-            0x03 | 0x08 => {
+            // Content type, response topic, assigned client id, response information, server reference, reason.
+            0x03 | 0x08 | 0x12 | 0x1a | 0x1c | 0x1f => {
                 inside.text()?;
             }
             0x15 => {
@@ -356,6 +372,7 @@ fn properties(fields: &mut Fields<'_>, allowed: &[u8]) -> Result<Properties, Mal
             0x09 | 0x16 => {
                 inside.binary()?;
             }
+            0x13 => found.server_keep_alive_s = Some(inside.u16()?),
             0x0b => {
                 if inside.variable_length()? == 0 {
                     return Err(Malformed::Property);

@@ -7,15 +7,12 @@ use super::packet::{
     write_puback, write_suback_refused, write_unsuback,
 };
 use crate::error::EdgeError;
-use crate::gateway::{Alert, Counters, Intake, now_ms};
-use crate::wal::Wal;
-use crate::wal::commit::CommitQueue;
-use crate::wal::frame::FrameBuffer;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crate::gateway::groups::{GroupParts, Groups};
+use crate::gateway::{Counters, WAKER, now_ms};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -23,35 +20,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
-const WAKER: Token = Token(1);
-const FIRST_CONNECTION: usize = 2;
+const FIRST_CONNECTION: usize = 1;
 /// Bytes read from one connection before the next one has its turn.
 const READ_BYTES: usize = 64 << 10;
-/// A group above this is not filled further until the one before it is on disk.
-const MAX_GROUP_BYTES: usize = 4 << 20;
 /// A device that does not read its acknowledgements is closed at this many waiting bytes.
 const MAX_UNSENT_BYTES: usize = 256 << 10;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long the last groups may take to reach the disk when the gateway stops.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 const THROTTLED_WAIT: Duration = Duration::from_millis(20);
 
 /// A bound endpoint that does not serve yet.
 pub(crate) struct Endpoint {
     poll: Poll,
-    waker: Arc<Waker>,
     listener: TcpListener,
     local_addr: SocketAddr,
 }
 
 /// What the endpoint works with.
 pub(crate) struct EndpointParts {
-    pub(crate) intake: Intake,
-    pub(crate) commits: CommitQueue,
-    pub(crate) wal: Arc<Wal>,
+    /// Name of the gateway, for the client ids that it gives.
+    pub(crate) name: String,
+    pub(crate) groups: GroupParts,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) alerts: Sender<Alert>,
     pub(crate) stop: Arc<AtomicBool>,
-    pub(crate) budget_bytes: u64,
     pub(crate) max_connections: usize,
     pub(crate) receive_maximum: u16,
 }
@@ -64,13 +57,6 @@ struct DueAck {
     packet_id: u16,
 }
 
-/// A group that has reached the disk.
-struct Durable {
-    buffer: FrameBuffer,
-    acks: Vec<DueAck>,
-    alerts: Vec<Alert>,
-}
-
 struct Connection {
     stream: TcpStream,
     generation: u64,
@@ -80,6 +66,8 @@ struct Connection {
     unacknowledged: u32,
     heard: Instant,
     is_queued: bool,
+    /// The device sends no more; no further event will say so.
+    is_read_closed: bool,
     /// Close once `unsent` has gone.
     is_ending: bool,
 }
@@ -92,19 +80,17 @@ struct Session {
 
 pub(crate) struct Server {
     endpoint: Endpoint,
-    parts: EndpointParts,
+    name: String,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    max_connections: usize,
+    receive_maximum: u16,
+    groups: Groups<DueAck>,
     connections: Vec<Option<Connection>>,
     free_slots: Vec<usize>,
     by_client: HashMap<String, usize>,
     next_generation: u64,
     readable: VecDeque<usize>,
-    group: FrameBuffer,
-    spare: Vec<FrameBuffer>,
-    acks: Vec<DueAck>,
-    group_alerts: Vec<Alert>,
-    commits_in_flight: usize,
-    durable_sender: Sender<Durable>,
-    durable: Receiver<Durable>,
     read_buffer: Vec<u8>,
 }
 
@@ -116,43 +102,54 @@ enum End {
     Reason(u8),
 }
 
+/// Judges a packet by its first byte, which may be all that there is of it: a peer that is no MQTT client does not keep
+/// its connection by never completing what would be a long packet.
+fn first_byte_end(has_session: bool, first_byte: u8) -> Result<Option<End>, Malformed> {
+    let kind = first_byte >> 4;
+    if !has_session {
+        // With flags it is not CONNECT either, but perhaps TLS.
+        let is_connect = first_byte == packet_type::CONNECT << 4;
+        return if is_connect { Ok(None) } else { Err(Malformed::NotConnected) };
+    }
+    let is_from_a_device = [
+        packet_type::PUBLISH,
+        packet_type::SUBSCRIBE,
+        packet_type::UNSUBSCRIBE,
+        packet_type::PINGREQ,
+        packet_type::DISCONNECT,
+    ]
+    .contains(&kind);
+    Ok((!is_from_a_device).then_some(End::Reason(reason_code::PROTOCOL_ERROR)))
+}
+
 impl Endpoint {
-    /// Binds the address.
-    pub(crate) fn bind(listen: SocketAddr) -> Result<Self, EdgeError> {
+    /// Binds the address. `poll` is polled by the endpoint alone; the waker of its groups is registered with it.
+    pub(crate) fn bind(listen: SocketAddr, poll: Poll) -> Result<Self, EdgeError> {
         let what = |source| EdgeError::io(format!("listening on {listen}"), source);
-        let poll = Poll::new().map_err(what)?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(what)?);
         let mut listener = TcpListener::bind(listen).map_err(what)?;
         let local_addr = listener.local_addr().map_err(what)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE).map_err(what)?;
-        Ok(Self { poll, waker, listener, local_addr })
+        Ok(Self { poll, listener, local_addr })
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    pub(crate) fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
-    }
-
-    pub(crate) fn into_endpoint(self, parts: EndpointParts) -> Server {
-        let (durable_sender, durable) = bounded(4);
+    pub(crate) fn into_server(self, parts: EndpointParts) -> Server {
         Server {
+            name: parts.name,
+            counters: parts.counters,
+            stop: parts.stop,
+            max_connections: parts.max_connections,
+            receive_maximum: parts.receive_maximum,
+            groups: Groups::new(parts.groups),
             endpoint: self,
-            parts,
             connections: Vec::new(),
             free_slots: Vec::new(),
             by_client: HashMap::new(),
             next_generation: 1,
             readable: VecDeque::new(),
-            group: FrameBuffer::default(),
-            spare: vec![FrameBuffer::default()],
-            acks: Vec::new(),
-            group_alerts: Vec::new(),
-            commits_in_flight: 0,
-            durable_sender,
-            durable,
             read_buffer: vec![0; READ_BYTES],
         }
     }
@@ -163,8 +160,8 @@ impl Server {
     pub(crate) fn run(mut self) -> Result<(), EdgeError> {
         let mut events = Events::with_capacity(1_024);
         let mut next_sweep = Instant::now() + SWEEP_EVERY;
-        while !self.parts.stop.load(Ordering::SeqCst) {
-            let may_read = self.may_read();
+        while !self.stop.load(Ordering::SeqCst) {
+            let may_read = self.groups.may_take();
             let wait = if may_read && !self.readable.is_empty() {
                 Duration::ZERO
             } else if self.readable.is_empty() {
@@ -187,17 +184,24 @@ impl Server {
                         if event.is_writable() {
                             self.flush(slot);
                         }
+                        if event.is_read_closed()
+                            && let Some(Some(connection)) = self.connections.get_mut(slot)
+                        {
+                            connection.is_read_closed = true;
+                        }
                         if event.is_readable() || event.is_read_closed() {
                             self.queue(slot);
                         }
                     }
                 }
             }
-            self.acknowledge_durable();
+            while let Some(acks) = self.groups.next_durable() {
+                self.acknowledge(acks);
+            }
             if may_read {
                 self.read_round();
             }
-            self.commit()?;
+            self.groups.commit(|_| ())?;
             if Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + SWEEP_EVERY;
                 self.close_silent();
@@ -208,26 +212,15 @@ impl Server {
 
     /// Commits the last group, acknowledges it and says goodbye.
     fn finish(mut self) -> Result<(), EdgeError> {
-        self.commit()?;
-        while self.commits_in_flight > 0 {
-            let Ok(durable) = self.durable.recv_timeout(Duration::from_secs(10)) else { break };
-            self.acknowledge(durable);
-            self.commit()?;
+        self.groups.commit(|_| ())?;
+        while let Some(acks) = self.groups.wait_durable(COMMIT_PATIENCE) {
+            self.acknowledge(acks);
+            self.groups.commit(|_| ())?;
         }
         for slot in 0..self.connections.len() {
             self.end(slot, End::Reason(reason_code::SERVER_SHUTTING_DOWN));
         }
         Ok(())
-    }
-
-    /// False while the disk budget is used up or a full group waits for the one before it.
-    fn may_read(&self) -> bool {
-        let used_bytes = self.parts.wal.figures().used_bytes + self.group.frame_bytes() as u64;
-        let is_throttled = used_bytes >= self.parts.budget_bytes;
-        if self.parts.counters.throttled.swap(is_throttled, Ordering::Relaxed) != is_throttled {
-            tracing::warn!(used_bytes, is_throttled, "disk budget of the write-ahead queue");
-        }
-        !is_throttled && self.group.frame_bytes() < MAX_GROUP_BYTES
     }
 
     fn accept(&mut self) {
@@ -242,8 +235,8 @@ impl Server {
                 }
             };
             let open = self.connections.len() - self.free_slots.len();
-            if open >= self.parts.max_connections {
-                tracing::warn!(limit = self.parts.max_connections, "connection refused, too many are open");
+            if open >= self.max_connections {
+                tracing::warn!(limit = self.max_connections, "connection refused, too many are open");
                 continue;
             }
             let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -263,7 +256,7 @@ impl Server {
             let generation = self.next_generation;
             self.next_generation += 1;
             // The packet may carry topic and properties beside its payload.
-            let max_publish_bytes = self.parts.intake.max_payload_bytes + OVERSIZED_HEAD_BYTES;
+            let max_publish_bytes = self.groups.max_payload_bytes() + OVERSIZED_HEAD_BYTES;
             self.connections[slot] = Some(Connection {
                 stream,
                 generation,
@@ -273,9 +266,10 @@ impl Server {
                 unacknowledged: 0,
                 heard: Instant::now(),
                 is_queued: false,
+                is_read_closed: false,
                 is_ending: false,
             });
-            self.parts.counters.connections.fetch_add(1, Ordering::Relaxed);
+            self.counters.connections.fetch_add(1, Ordering::Relaxed);
             self.queue(slot);
         }
     }
@@ -291,7 +285,7 @@ impl Server {
     /// Gives every readable connection one turn.
     fn read_round(&mut self) {
         for _ in 0..self.readable.len() {
-            if self.group.frame_bytes() >= MAX_GROUP_BYTES {
+            if self.groups.is_full() {
                 return;
             }
             let Some(slot) = self.readable.pop_front() else { return };
@@ -307,7 +301,8 @@ impl Server {
             Ok(0) => (Some(End::Silent), false),
             Ok(length) => {
                 connection.heard = Instant::now();
-                (self.feed(slot, &mut connection, &buffer[..length]), length == buffer.len())
+                let has_more = length == buffer.len() || connection.is_read_closed;
+                (self.feed(slot, &mut connection, &buffer[..length]), has_more)
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => (None, false),
             Err(error) if error.kind() == ErrorKind::Interrupted => (None, true),
@@ -320,7 +315,7 @@ impl Server {
             None => {
                 self.flush(slot);
                 // A short read may have left nothing; a readiness event comes with the next byte. Only a full buffer
-                // may hide bytes that no further event announces.
+                // may hide bytes, and only a closed stream its end, that no further event announces.
                 if has_more {
                     self.queue(slot);
                 }
@@ -351,16 +346,18 @@ impl Server {
                 }
             }
         });
+        let unfinished = splitter.unfinished_first_byte();
         connection.splitter = splitter;
-        match fed {
-            Err(malformed) => Some(self.malformed(malformed)),
-            Ok(()) => end,
-        }
+        let judged = fed.and_then(|()| match unfinished {
+            Some(first_byte) if end.is_none() => first_byte_end(connection.session.is_some(), first_byte),
+            _ => Ok(end),
+        });
+        judged.unwrap_or_else(|malformed| Some(self.malformed(malformed)))
     }
 
     fn malformed(&self, malformed: Malformed) -> End {
         tracing::debug!(%malformed, "connection closed");
-        self.parts.counters.malformed_connections.fetch_add(1, Ordering::Relaxed);
+        self.counters.malformed_connections.fetch_add(1, Ordering::Relaxed);
         End::Reason(reason_code::MALFORMED_PACKET)
     }
 
@@ -372,19 +369,19 @@ impl Server {
         body: &[u8],
         now_ms: i64,
     ) -> Result<Option<End>, Malformed> {
-        let kind = first_byte >> 4;
+        if let Some(end) = first_byte_end(connection.session.is_some(), first_byte)? {
+            return Ok(Some(end));
+        }
         let Some(version) = connection.session.as_ref().map(|session| session.version) else {
-            if kind == packet_type::CONNECT {
-                let connect = parse_connect(first_byte, body)?;
-                return Ok(self.connect(slot, connection, &connect));
-            }
-            return Err(Malformed::ProtocolName);
+            let connect = parse_connect(first_byte, body)?;
+            return Ok(self.connect(slot, connection, &connect));
         };
+        let kind = first_byte >> 4;
         match kind {
             packet_type::PUBLISH => {
                 let publish = parse_publish(version, first_byte, body)?;
-                let oversized = (publish.payload.len() > self.parts.intake.max_payload_bytes)
-                    .then_some(publish.payload.len() as u64);
+                let oversized =
+                    (publish.payload.len() > self.groups.max_payload_bytes()).then_some(publish.payload.len() as u64);
                 Ok(self.publish(slot, connection, &publish, oversized, now_ms))
             }
             packet_type::PINGREQ => {
@@ -414,7 +411,7 @@ impl Server {
                 return Some(End::Silent);
             }
         };
-        let given = format!("petrel-{}-{}", self.parts.intake.name, connection.generation);
+        let given = format!("petrel-{}-{}", self.name, connection.generation);
         let is_unnamed = connect.client_id.is_empty();
         let client_id = if is_unnamed { given } else { connect.client_id.to_string() };
         match version {
@@ -430,7 +427,7 @@ impl Server {
             }
             Version::V5 => {
                 let assigned = is_unnamed.then_some(client_id.as_str());
-                write_connack_v5(&mut connection.unsent, reason_code::SUCCESS, self.parts.receive_maximum, assigned);
+                write_connack_v5(&mut connection.unsent, reason_code::SUCCESS, self.receive_maximum, assigned);
             }
         }
         if let Some(older) = self.by_client.insert(client_id.clone(), slot) {
@@ -453,7 +450,7 @@ impl Server {
         now_ms: i64,
     ) -> Result<Option<End>, Malformed> {
         let Some(version) = connection.session.as_ref().map(|session| session.version) else {
-            return Ok(Some(End::Silent));
+            return Err(Malformed::NotConnected);
         };
         let publish = parse_publish(version, first_byte, head)?;
         let other_bytes = head.len() - publish.payload.len();
@@ -475,53 +472,22 @@ impl Server {
         if publish.qos > 1 {
             return Some(End::Reason(reason_code::QOS_NOT_SUPPORTED));
         }
+        let mut ack = None;
         if publish.qos == 1 {
             let is_v5 = connection.session.as_ref().is_some_and(|session| session.version == Version::V5);
-            if is_v5 && connection.unacknowledged >= u32::from(self.parts.receive_maximum) {
+            if is_v5 && connection.unacknowledged >= u32::from(self.receive_maximum) {
                 return Some(End::Reason(reason_code::RECEIVE_MAXIMUM_EXCEEDED));
             }
             connection.unacknowledged += 1;
-            self.acks.push(DueAck { slot, generation: connection.generation, packet_id: publish.packet_id });
+            ack = Some(DueAck { slot, generation: connection.generation, packet_id: publish.packet_id });
         }
-        let counters = Arc::clone(&self.parts.counters);
-        self.parts.intake.take(publish, oversized, now_ms, &mut self.group, &mut self.group_alerts, &counters);
+        self.groups.take(publish, oversized, now_ms, ack);
         None
     }
 
-    /// Hands the group over when the one before it is on disk: the longer a sync takes, the larger the next group.
-    fn commit(&mut self) -> Result<(), EdgeError> {
-        if self.commits_in_flight > 0 || (self.group.entries() == 0 && self.acks.is_empty()) {
-            return Ok(());
-        }
-        let Some(next) = self.spare.pop() else { return Ok(()) };
-        let buffer = std::mem::replace(&mut self.group, next);
-        let (acks, alerts) = (std::mem::take(&mut self.acks), std::mem::take(&mut self.group_alerts));
-        let (sender, waker) = (self.durable_sender.clone(), Arc::clone(&self.endpoint.waker));
-        let on_durable = Box::new(move |buffer| {
-            if sender.send(Durable { buffer, acks, alerts }).is_ok() {
-                let _endpoint_gone = waker.wake();
-            }
-        });
-        if !self.parts.commits.submit(buffer, on_durable) {
-            let ended = io::Error::other("the commit thread has ended");
-            return Err(EdgeError::io("writing the write-ahead queue", ended));
-        }
-        self.commits_in_flight += 1;
-        Ok(())
-    }
-
-    fn acknowledge_durable(&mut self) {
-        while let Ok(durable) = self.durable.try_recv() {
-            self.acknowledge(durable);
-        }
-    }
-
-    fn acknowledge(&mut self, durable: Durable) {
-        self.commits_in_flight -= 1;
-        self.spare.push(durable.buffer);
-        self.parts.counters.acknowledged_messages.fetch_add(durable.acks.len() as u64, Ordering::Relaxed);
+    fn acknowledge(&mut self, acks: Vec<DueAck>) {
         let mut touched = Vec::new();
-        for ack in durable.acks {
+        for ack in acks {
             let Some(Some(connection)) = self.connections.get_mut(ack.slot) else { continue };
             if connection.generation != ack.generation {
                 continue;
@@ -534,11 +500,6 @@ impl Server {
         }
         for slot in touched {
             self.flush(slot);
-        }
-        for alert in durable.alerts {
-            if self.parts.alerts.try_send(alert).is_err() {
-                self.parts.counters.alerts_coalesced.fetch_add(1, Ordering::Relaxed);
-            }
         }
     }
 
@@ -591,7 +552,7 @@ impl Server {
         }
         self.readable.retain(|queued| *queued != slot);
         self.free_slots.push(slot);
-        self.parts.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Closes connections that were silent for longer than they promised, or never said CONNECT.

@@ -106,7 +106,7 @@ impl Forwarder {
             };
             first_at.get_or_insert_with(Instant::now);
             let read = for_each_entry(&raw, |entry| {
-                let topic = entry.lane.topic();
+                let Some(topic) = entry.lane.topic() else { return };
                 let partition = partition_for(entry.key, partitions.get(topic).copied().unwrap_or(1));
                 let (_, batch) = load
                     .batches

@@ -1,7 +1,9 @@
-//! What is a gateway? An MQTT endpoint, a write-ahead queue, a forwarder and a link to the control plane.
+//! What is a gateway? An MQTT endpoint (or a subscription to a broker), a write-ahead queue, a forwarder and a link to
+//! the control plane.
 
 mod core_link;
 mod forward;
+pub(crate) mod groups;
 mod intake;
 mod settings;
 
@@ -9,13 +11,16 @@ pub use settings::GatewaySettings;
 
 use crate::endpoint::server::{Endpoint, EndpointParts};
 use crate::error::EdgeError;
+use crate::upstream::{self, Upstream, UpstreamBroker, UpstreamParts, UpstreamStatus};
 use crate::wal::{Wal, WalSettings, commit};
 use crossbeam_channel::bounded;
+use groups::GroupParts;
 pub(crate) use intake::{Alert, Intake};
+use mio::{Poll, Token, Waker};
 use petrel_forecast::Forecaster;
 use petrel_ingest::log::Log;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +32,16 @@ const ALERTS_WAITING: usize = 1_024;
 pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Token of the waker of the thread that takes messages in.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// Where messages come from.
+enum Source {
+    Devices(Endpoint),
+    /// The broker, what to poll, and the receipts of the last run.
+    Upstream(UpstreamBroker, Poll, Vec<u8>),
 }
 
 /// What the threads of a gateway count.
@@ -50,7 +65,7 @@ pub(crate) struct Counters {
 pub struct GatewayStatus {
     /// Name.
     pub name: String,
-    /// Address of the endpoint.
+    /// Address of the endpoint; `0.0.0.0:0` with an upstream broker, where there is none.
     pub listen: SocketAddr,
     /// Records that passed validation.
     pub accepted_records: u64,
@@ -78,6 +93,9 @@ pub struct GatewayStatus {
     pub alerts_coalesced: u64,
     /// Signals sent.
     pub signal_sequence: u64,
+    /// The upstream broker, where there is one.
+    #[serde(default)]
+    pub upstream: Option<UpstreamStatus>,
 }
 
 /// A running gateway. Dropping it ends it at once and keeps what is queued; [`Gateway::shutdown`] drains first.
@@ -85,11 +103,12 @@ pub struct GatewayStatus {
 pub struct Gateway {
     name: String,
     local_addr: SocketAddr,
+    upstream: Option<Arc<Mutex<UpstreamStatus>>>,
     counters: Arc<Counters>,
     wal: Arc<Wal>,
     stop: Arc<AtomicBool>,
     abandon: Arc<AtomicBool>,
-    waker: Arc<mio::Waker>,
+    waker: Arc<Waker>,
     failure: Arc<Mutex<Option<EdgeError>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -109,9 +128,17 @@ impl Gateway {
         let failure = Arc::new(Mutex::new(None));
         let (alert_sender, alert_receiver) = bounded(ALERTS_WAITING);
 
-        let listening = Endpoint::bind(settings.listen)?;
-        let local_addr = listening.local_addr();
-        let waker = listening.waker();
+        let what = |source| EdgeError::io("preparing to wait for messages", source);
+        let poll = Poll::new().map_err(what)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(what)?);
+        let source = match &settings.upstream {
+            Some(broker) => Source::Upstream(broker.clone(), poll, upstream::saved_receipts(&wal)?),
+            None => Source::Devices(Endpoint::bind(settings.listen, poll)?),
+        };
+        let local_addr = match &source {
+            Source::Devices(endpoint) => endpoint.local_addr(),
+            Source::Upstream(..) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        };
         let (failed, failed_stop, failed_waker) = (Arc::clone(&failure), Arc::clone(&stop), Arc::clone(&waker));
         let fail = move |error: EdgeError| {
             tracing::error!(%error, "gateway stops");
@@ -122,7 +149,7 @@ impl Gateway {
         let commit_failed = fail.clone();
         let (queue, commit_thread) = commit::start(Arc::clone(&wal), None, Arc::clone(&abandon), commit_failed)?;
 
-        let endpoint = listening.into_endpoint(EndpointParts {
+        let groups = GroupParts {
             intake: Intake::new(
                 settings.name.clone(),
                 settings.domains.clone(),
@@ -133,11 +160,9 @@ impl Gateway {
             wal: Arc::clone(&wal),
             counters: Arc::clone(&counters),
             alerts: alert_sender,
-            stop: Arc::clone(&stop),
+            waker: Arc::clone(&waker),
             budget_bytes: settings.disk_budget_bytes,
-            max_connections: settings.max_connections,
-            receive_maximum: settings.receive_maximum,
-        });
+        };
         let forwarder = forward::Forwarder {
             name: settings.name.clone(),
             log,
@@ -149,8 +174,36 @@ impl Gateway {
             abandon: Arc::clone(&abandon),
         };
         let mut threads = vec![commit_thread];
-        let endpoint_failed = fail.clone();
-        threads.push(spawn("endpoint", move || endpoint.run(), endpoint_failed)?);
+        let intake_failed = fail.clone();
+        let mut upstream_status = None;
+        threads.push(match source {
+            Source::Devices(endpoint) => {
+                let server = endpoint.into_server(EndpointParts {
+                    name: settings.name.clone(),
+                    groups,
+                    counters: Arc::clone(&counters),
+                    stop: Arc::clone(&stop),
+                    max_connections: settings.max_connections,
+                    receive_maximum: settings.receive_maximum,
+                });
+                spawn("endpoint", move || server.run(), intake_failed)?
+            }
+            Source::Upstream(broker, poll, saved_receipts) => {
+                let status = UpstreamStatus { broker: broker.to_string(), ..UpstreamStatus::default() };
+                let status = upstream_status.insert(Arc::new(Mutex::new(status)));
+                let upstream = Upstream::new(UpstreamParts {
+                    broker,
+                    name: settings.name.clone(),
+                    groups,
+                    poll,
+                    saved_receipts,
+                    receive_maximum: settings.receive_maximum,
+                    status: Arc::clone(status),
+                    stop: Arc::clone(&stop),
+                });
+                spawn("upstream", move || upstream.run(), intake_failed)?
+            }
+        });
         threads.push(spawn("forwarder", move || forwarder.run(), fail)?);
         if let Some((host, port)) = &settings.core_broker {
             let link = core_link::CoreLink {
@@ -163,10 +216,21 @@ impl Gateway {
             };
             threads.push(core_link::start(link, host, *port)?);
         }
-        Ok(Self { name: settings.name, local_addr, counters, wal, stop, abandon, waker, failure, threads })
+        Ok(Self {
+            name: settings.name,
+            local_addr,
+            upstream: upstream_status,
+            counters,
+            wal,
+            stop,
+            abandon,
+            waker,
+            failure,
+            threads,
+        })
     }
 
-    /// Address of the endpoint.
+    /// Address of the endpoint; `0.0.0.0:0` with an upstream broker, where there is none.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
@@ -192,6 +256,10 @@ impl Gateway {
             alerts_published: count(&counters.alerts_published),
             alerts_coalesced: count(&counters.alerts_coalesced),
             signal_sequence: count(&counters.signal_sequence),
+            upstream: self
+                .upstream
+                .as_ref()
+                .map(|status| status.lock().unwrap_or_else(PoisonError::into_inner).clone()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can be set about a gateway, and what is allowed?
 
+use crate::upstream::UpstreamBroker;
 use petrel_core::{Codec, Domain, InvalidValue};
 use petrel_forecast::ForecastSettings;
 use petrel_ingest::ValidationLimits;
@@ -11,8 +12,10 @@ use std::path::PathBuf;
 pub struct GatewaySettings {
     /// Name, unique among the gateways of a job: 1 to 64 letters, digits, `-`, `_`, `.`.
     pub name: String,
-    /// Address of the MQTT endpoint.
+    /// Address of the MQTT endpoint; not used with an upstream broker.
     pub listen: SocketAddr,
+    /// An existing broker whose messages are taken, instead of devices that connect to an endpoint.
+    pub upstream: Option<UpstreamBroker>,
     /// Directory of the job; the write-ahead queue is in `gateway/<name>` below it.
     pub data_dir: PathBuf,
     /// Domains that are accepted; records of another go to the dead letters.
@@ -31,7 +34,7 @@ pub struct GatewaySettings {
     pub max_payload_bytes: usize,
     /// Connections at most; further ones are closed at once.
     pub max_connections: usize,
-    /// Messages of one connection that may wait for their PUBACK (MQTT 5 receive maximum).
+    /// Messages of one connection, or of the upstream broker, that may wait for their PUBACK (MQTT 5 receive maximum).
     pub receive_maximum: u16,
     /// Bounds of event times and record sizes.
     pub limits: ValidationLimits,
@@ -45,6 +48,7 @@ impl GatewaySettings {
         Self {
             name: name.to_string(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            upstream: None,
             data_dir: data_dir.into(),
             domains: Domain::ALL.to_vec(),
             core_broker: None,

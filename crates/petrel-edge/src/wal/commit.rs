@@ -130,7 +130,7 @@ impl Writer {
                 tracing::error!(path = %path.display(), needed_bytes = bytes.len(), "disk is full, devices wait");
                 is_logged = true;
             }
-            self.wal.set_disk_full();
+            self.wal.set_disk_full()?;
             // What was written of the frame goes away, so that the space is free and the tail is clean.
             self.file
                 .set_len(self.segment_bytes)

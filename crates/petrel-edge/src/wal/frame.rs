@@ -7,7 +7,7 @@
 //! | 0..4 | magic `PWL1` |
 //! | 4..8 | length of the stored body |
 //! | 8..12 | length of the body before compression |
-//! | 12..16 | entries in the body |
+//! | 12..16 | entries in the body, receipts left out |
 //! | 16..24 | frame number |
 //! | 24..28 | CRC-32 of the stored body |
 //! | 28..32 | 0: body as it is, 1: LZ4 block |
@@ -36,24 +36,29 @@ pub enum Lane {
     DeadLetter,
     /// Device metadata.
     Metadata,
+    /// Fingerprints of the messages that came last from an upstream broker: for the gateway itself, not for the log,
+    /// and not counted as an entry.
+    Receipts,
 }
 
 impl Lane {
     /// All lanes.
-    pub const ALL: [Lane; 5] = [
+    pub const ALL: [Lane; 6] = [
         Lane::Raw(Domain::SmartCity),
         Lane::Raw(Domain::Healthcare),
         Lane::Raw(Domain::Industrial),
         Lane::DeadLetter,
         Lane::Metadata,
+        Lane::Receipts,
     ];
 
-    /// The log topic.
-    pub fn topic(self) -> &'static str {
+    /// The log topic; `None` for what is not forwarded.
+    pub fn topic(self) -> Option<&'static str> {
         match self {
-            Lane::Raw(domain) => domain.raw_topic(),
-            Lane::DeadLetter => TOPIC_DEAD_LETTER,
-            Lane::Metadata => TOPIC_METADATA,
+            Lane::Raw(domain) => Some(domain.raw_topic()),
+            Lane::DeadLetter => Some(TOPIC_DEAD_LETTER),
+            Lane::Metadata => Some(TOPIC_METADATA),
+            Lane::Receipts => None,
         }
     }
 
@@ -65,6 +70,7 @@ impl Lane {
             Lane::Raw(Domain::Industrial) => 2,
             Lane::DeadLetter => 3,
             Lane::Metadata => 4,
+            Lane::Receipts => 5,
         }
     }
 }
@@ -162,7 +168,7 @@ impl FrameBuffer {
         self.bytes.extend_from_slice(&entry.timestamp_ms.to_le_bytes());
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(entry.value);
-        self.entries += 1;
+        self.entries += u32::from(entry.lane != Lane::Receipts);
     }
 
     /// Entries so far.
@@ -274,7 +280,7 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Vec<(u8, Vec<u8>, Vec<u8>, i64)>> {
         let bytes = |limit| proptest::collection::vec(any::<u8>(), 0..limit);
-        proptest::collection::vec((0_u8..5, bytes(20), bytes(900), any::<i64>()), 1..40)
+        proptest::collection::vec((0_u8..6, bytes(20), bytes(900), any::<i64>()), 1..40)
     }
 
     proptest! {

@@ -161,6 +161,11 @@ impl Wal {
         }
     }
 
+    /// Bytes of all segments.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes
+    }
+
     /// Waits until a frame after `frame` is on disk, the queue is closed, or `patience` is over. True when
     /// there is such a frame.
     pub fn wait_beyond(&self, frame: u64, patience: Duration) -> bool {
@@ -199,7 +204,11 @@ impl Wal {
             state.forwarded_frame = state.forwarded_frame.max(frame);
             state.queued_entries = state.queued_entries.saturating_sub(entries);
             state.queued_bytes = state.queued_bytes.saturating_sub(bytes);
-            while state.segments.len() > 1 && state.segments[1].first_frame <= state.forwarded_frame + 1 {
+            // The segment of the last frame stays, for its receipts, unless the disk needs the space.
+            while state.segments.len() > 1
+                && state.segments[1].first_frame <= state.forwarded_frame + 1
+                && (state.segments[1].bytes > 0 || state.disk_full)
+            {
                 if let Some(segment) = state.segments.pop_front() {
                     state.used_bytes = state.used_bytes.saturating_sub(segment.bytes);
                     to_delete.push(segment.first_frame);
@@ -239,8 +248,10 @@ impl Wal {
         self.state().segments.push_back(Segment { first_frame, bytes: 0 });
     }
 
-    fn set_disk_full(&self) {
+    /// Gives back at once what only waits for the next frame to be deleted.
+    fn set_disk_full(&self) -> Result<(), EdgeError> {
         self.state().disk_full = true;
+        self.forwarded(0, 0, 0)
     }
 
     /// Where the writer continues: first frame and length of the last segment, and the next frame.

@@ -32,6 +32,25 @@ impl WalReader {
         Self { wal, segment: None, last_frame, stored: Vec::new() }
     }
 
+    /// The body of the last frame, when the queue still holds one.
+    ///
+    /// # Errors
+    /// [`EdgeError::WalDamaged`] or [`EdgeError::Io`] with the path.
+    pub fn last_body(wal: Arc<Wal>) -> Result<Option<Vec<u8>>, EdgeError> {
+        let durable_frame = wal.figures().durable_frame;
+        let Some((first_frame, _)) = wal.segment_of(durable_frame).filter(|(first, _)| *first <= durable_frame) else {
+            return Ok(None);
+        };
+        let mut reader = Self { wal, segment: None, last_frame: first_frame - 1, stored: Vec::new() };
+        while reader.last_frame + 1 < durable_frame {
+            if reader.next(None)?.is_none() {
+                return Ok(None);
+            }
+        }
+        let mut raw = Vec::new();
+        Ok(reader.next(Some(&mut raw))?.map(|_| raw))
+    }
+
     /// Last frame that was read or skipped.
     pub fn last_frame(&self) -> u64 {
         self.last_frame
