@@ -20,15 +20,16 @@ pub struct ForecastSettings {
     pub target_utilisation: f64,
     /// Seconds beyond the start-up delay that are looked ahead: one decision interval.
     pub margin_s: f64,
-    /// Seconds of forecast that must fit before executors are released.
-    pub scale_down_horizon_s: f64,
+    /// Seconds beyond the start-up delay that must fit on fewer before executors are released: whatever comes later can
+    /// still be met by starting them again.
+    pub release_margin_s: f64,
     /// Age above which signals are not believed, seconds.
     pub max_signal_age_s: f64,
 }
 
 impl Default for ForecastSettings {
     fn default() -> Self {
-        Self { target_utilisation: 0.75, margin_s: 5.0, scale_down_horizon_s: 60.0, max_signal_age_s: 10.0 }
+        Self { target_utilisation: 0.75, margin_s: 5.0, release_margin_s: 15.0, max_signal_age_s: 10.0 }
     }
 }
 
@@ -91,17 +92,16 @@ impl Policy for Forecast {
             );
             return wish(observation, needed, reason);
         }
+        let release_s = observation.startup_delay_s + settings.release_margin_s;
         let later = petrel_core::HORIZONS_S
             .iter()
             .zip(forecast)
-            .filter(|(horizon, _)| f64::from(**horizon) <= settings.scale_down_horizon_s)
+            .filter(|(horizon, _)| f64::from(**horizon) <= release_s)
             .map(|(_, row)| row[UPPER])
-            .fold(ahead, f64::max);
+            .fold(ahead.max(rate_at_horizon(&forecast, UPPER, release_s)), f64::max);
         let kept = self.executors_for(observation, later + drain).min(current);
-        let reason = format!(
-            "at most {later:.0} records/s within {:.0} s (0.9 quantile): {kept} executors are enough",
-            settings.scale_down_horizon_s
-        );
+        let reason =
+            format!("at most {later:.0} records/s within {release_s:.0} s (0.9 quantile): {kept} executors are enough");
         wish(observation, kept, reason)
     }
 }
@@ -131,13 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn executors_stay_while_a_later_horizon_needs_them() {
+    fn executors_stay_while_they_could_not_be_started_again_in_time() {
+        // Horizon 5 + 15 s lies between 15 s (1000) and 30 s (4000): 2000 records/s.
         let observation = Observation {
             executors_target: 8,
-            forecast: rising([1_000.0, 1_000.0, 1_000.0, 4_000.0, 9_000.0]),
+            forecast: rising([1_000.0, 1_000.0, 4_000.0, 9_000.0, 9_000.0]),
             ..quiet()
         };
-        assert_eq!(policy().decide(&observation).action.executors, (4_000.0_f64 / 650.0).ceil() as u32);
+        assert_eq!(policy().decide(&observation).action.executors, (2_000.0_f64 / 650.0).ceil() as u32);
+        let slow_start = Observation { startup_delay_s: 45.0, ..observation };
+        assert_eq!(policy().decide(&slow_start).action.executors, 8, "9000 records/s a minute from now need all");
     }
 
     #[test]
