@@ -48,7 +48,7 @@ def play(binary, policy, seed, base, ratio):
     with tempfile.TemporaryDirectory(prefix="petrel-burst-") as directory:
         path = pathlib.Path(directory) / "trace.csv"
         burst = write_trace(path, seed, base, ratio)
-        job = Up(binary, "--trace", path, "--rate", 0, "--policy", policy, "--seed", seed, "--quiet")
+        job = Up(binary, "--trace", path, "--policy", policy, "--seed", seed, "--quiet")
         start = None
         running_at_peak, capacity, target_at_peak = 0, None, 0
         while True:

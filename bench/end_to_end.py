@@ -21,7 +21,7 @@ def run(binary, rate, records_per_message, seconds, executors):
              "--executor-memory-mb", 2048, "--quiet")
     job.sample(8)
     first = job.state()
-    children = job.children()
+    children = {name: pid for name, pid in job.children().items() if pid}
     before = {name: cpu_seconds(pid) for name, pid in children.items()}
     before["up"] = cpu_seconds(job.process.pid)
     executor_pids = {f"executor-{e['id']}": e["pid"] for e in first["executors"] if e["pid"]}

@@ -92,7 +92,14 @@ pub(crate) struct GatewayOptions {
     /// Largest MQTT payload, bytes; a larger one goes to the dead letters
     #[arg(long, env = "PETREL_MAX_PAYLOAD_BYTES", default_value_t = 1_048_576, value_parser = whole::<u32>(1_024..=16_777_216))]
     pub(crate) max_payload_bytes: u32,
+    /// Take records from this existing MQTT 5 broker instead of from devices that connect to the gateway:
+    /// mqtt://[USER:PASSWORD@]HOST[:PORT]
+    #[arg(long, env = UPSTREAM_VARIABLE, hide_env_values = true, value_name = "URL")]
+    pub(crate) upstream_broker: Option<String>,
 }
+
+/// The upstream broker goes to a child by this variable, as everybody on the machine can read a command line.
+pub(crate) const UPSTREAM_VARIABLE: &str = "PETREL_UPSTREAM_BROKER";
 
 impl GatewayOptions {
     pub(crate) fn to_arguments(&self) -> Vec<String> {

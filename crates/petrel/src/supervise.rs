@@ -40,6 +40,8 @@ const LOG_TAIL_BYTES: u64 = 4_096;
 pub(crate) struct ChildSpec {
     pub(crate) name: String,
     pub(crate) arguments: Vec<String>,
+    /// Variables that only this child gets, for what must not stand on a command line.
+    pub(crate) environment: Vec<(&'static str, String)>,
     pub(crate) log_dir: PathBuf,
     /// Arguments of a later start from the last status line, for example the port that was taken.
     pub(crate) restart_arguments: fn(&Value) -> Vec<String>,
@@ -266,7 +268,7 @@ fn run_once(shared: &Shared) -> Result<ExitStatus, CommandError> {
             command.env_remove(variable);
         }
     }
-    command.args(&spec.arguments);
+    command.args(&spec.arguments).envs(spec.environment.iter().map(|(name, value)| (name, value)));
     if let Some(status) = &shared.lock().status {
         command.args((spec.restart_arguments)(status));
     }

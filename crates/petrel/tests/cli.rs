@@ -75,6 +75,7 @@ fn a_wrong_setting_names_field_value_and_what_is_allowed() {
         &["up", "--min-executors", "5", "--max-executors", "2"],
         &["up", "--mqtt", "10.0.0.1:1883"],
         &["up", "--log", "http://x"],
+        &["up", "--upstream-broker", "mqtt://user:secret@"],
         &["up", "--sql", "absent.sql"],
         &["up", "--sql", "any.sql", "--domains", "smart-city,healthcare"],
         &["up", "--report", "absent/report.json"],

@@ -6,7 +6,7 @@ use crate::error::CommandError;
 use crate::options::{GatewayOptions, address, check_domains};
 use clap::Args;
 use petrel_core::Domain;
-use petrel_edge::{Gateway, GatewaySettings};
+use petrel_edge::{Gateway, GatewaySettings, UpstreamBroker};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -62,11 +62,16 @@ pub(crate) fn run(args: EdgeArgs) -> Result<ExitCode, CommandError> {
         Some(url) => Some(BrokerAddress::parse("--core-broker", url).map(|address| (address.host, address.port))?),
         None => None,
     };
-    let log = petrel_ingest::connect(&args.log)?;
     let options = &args.options;
+    let upstream = match &options.upstream_broker {
+        Some(url) => Some(UpstreamBroker::parse("--upstream-broker", url)?),
+        None => None,
+    };
+    let log = petrel_ingest::connect(&args.log)?;
     let gateway = Gateway::start(
         GatewaySettings {
             listen: args.listen,
+            upstream,
             domains: args.domains.clone(),
             core_broker,
             codec: options.log_codec,
@@ -77,7 +82,10 @@ pub(crate) fn run(args: EdgeArgs) -> Result<ExitCode, CommandError> {
         },
         log,
     )?;
-    tracing::info!(listen = %gateway.local_addr(), log = args.log, "gateway is up");
+    match gateway.status().upstream {
+        Some(upstream) => tracing::info!(broker = upstream.broker, log = args.log, "gateway is up"),
+        None => tracing::info!(listen = %gateway.local_addr(), log = args.log, "gateway is up"),
+    }
     let commands = read_commands::<EdgeCommand>();
     let mut input_open = true;
     while gateway.is_running() {

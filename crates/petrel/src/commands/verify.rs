@@ -75,22 +75,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, CommandError> {
 pub(crate) fn check(data_dir: &Path) -> Result<Check, CommandError> {
     let ledger_dir = data_dir.join("ledger");
     if !ledger_dir.is_dir() {
-        let expected = "a data directory of `petrel up` (it has a folder `ledger`)";
+        let expected = "a data directory of `petrel up` with devices of its own (it has a folder `ledger`)";
         return Err(InvalidValue::new("--data-dir", data_dir.display(), expected).into());
     }
     let ledger = Ledger::read(&ledger_dir)?;
-    let mut check = Check { devices: ledger.len() as u64, ..Check::default() };
-    let mut settled: HashMap<String, SeqSet> = HashMap::new();
-    sink::for_each_identity(data_dir, |device_id, seq| {
-        if insert(&mut settled, device_id, seq) {
-            check.in_sink += 1;
-        } else {
-            check.doubled += 1;
-        }
-    })?;
-    sink::for_each_dead_letter_identity(data_dir, |device_id, seq| {
-        check.refused += u64::from(insert(&mut settled, device_id, seq));
-    })?;
+    let mut settled = HashMap::new();
+    let mut check = Check { devices: ledger.len() as u64, ..read_sink(data_dir, &mut settled)? };
     let nothing = SeqSet::new();
     for (device_id, acknowledged) in &ledger {
         let here = settled.get(device_id).unwrap_or(&nothing);
@@ -98,6 +88,22 @@ pub(crate) fn check(data_dir: &Path) -> Result<Check, CommandError> {
         check.lost += acknowledged.len() - acknowledged.intersection_len(here);
         check.gaps += here.max().unwrap_or(0).saturating_sub(here.len());
     }
+    Ok(check)
+}
+
+/// Reads the committed files: counts in the sink, and per device what is in the sink or refused.
+pub(crate) fn read_sink(data_dir: &Path, settled: &mut HashMap<String, SeqSet>) -> Result<Check, CommandError> {
+    let mut check = Check::default();
+    sink::for_each_identity(data_dir, |device_id, seq| {
+        if insert(settled, device_id, seq) {
+            check.in_sink += 1;
+        } else {
+            check.doubled += 1;
+        }
+    })?;
+    sink::for_each_dead_letter_identity(data_dir, |device_id, seq| {
+        check.refused += u64::from(insert(settled, device_id, seq));
+    })?;
     Ok(check)
 }
 

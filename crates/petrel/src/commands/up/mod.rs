@@ -23,6 +23,7 @@ use petrel_control::{Controller, FleetFigures};
 use petrel_core::InvalidValue;
 use petrel_core::live::Snapshot;
 use petrel_dash::DashHandle;
+use petrel_edge::UpstreamBroker;
 use petrel_edge::fleet::{FleetStatus, load_trace};
 use petrel_engine::provisioning::Provisioning;
 use petrel_ingest::LogServer;
@@ -71,7 +72,7 @@ pub(crate) struct UpArgs {
     /// Disk that the embedded log may use, megabytes
     #[arg(long, env = "PETREL_LOG_MB", default_value_t = 8_192, value_name = "MB", value_parser = whole::<u64>(256..=67_108_864))]
     log_mb: u64,
-    /// Number of edge gateways
+    /// Number of edge gateways; one with --upstream-broker
     #[arg(long, env = "PETREL_GATEWAYS", default_value_t = 4, value_parser = whole::<u16>(1..=64))]
     gateways: u16,
     #[command(flatten)]
@@ -139,7 +140,8 @@ struct Running {
     snapshots: watch::Sender<Arc<Snapshot>>,
     broker: BrokerAddress,
     log_url: String,
-    fleet: Child,
+    /// The built-in devices; none with an upstream broker.
+    fleet: Option<Child>,
     gateways: Vec<Child>,
     driver: Child,
     burst: Arc<Mutex<ManualBurst>>,
@@ -150,7 +152,7 @@ struct Running {
 
 impl Running {
     fn children(&self) -> impl Iterator<Item = &Child> {
-        std::iter::once(&self.fleet).chain(&self.gateways).chain(std::iter::once(&self.driver))
+        self.fleet.iter().chain(&self.gateways).chain(std::iter::once(&self.driver))
     }
 }
 
@@ -205,6 +207,9 @@ fn check(args: &UpArgs) -> Result<(), CommandError> {
     if let Some(url) = &args.mqtt {
         BrokerAddress::parse("--mqtt", url)?;
     }
+    if let Some(url) = &args.gateway.upstream_broker {
+        UpstreamBroker::parse("--upstream-broker", url)?;
+    }
     if let Some(path) = &args.report {
         report::check_writable(path)?;
     }
@@ -235,8 +240,8 @@ fn pulse(args: &UpArgs, job: &Running) -> Result<(), CommandError> {
     if now - job.snapshots.borrow().time_ms < 1_000 {
         return Ok(());
     }
-    let fleet = fleet_status(&job.fleet);
-    let manual_burst = play_burst(job);
+    let fleet = fleet_status(job);
+    let manual_burst = job.fleet.as_ref().is_some_and(|fleet| play_burst(&job.burst, fleet));
     if let Some(status) = &fleet {
         let (produced, acknowledged) = (status.produced, status.acknowledged);
         job.controller.fleet(FleetFigures { produced, acknowledged, manual_burst });
@@ -246,16 +251,16 @@ fn pulse(args: &UpArgs, job: &Running) -> Result<(), CommandError> {
 }
 
 /// Tells the fleet about a burst again and again, as it may have been started anew; true while one lasts.
-fn play_burst(job: &Running) -> bool {
-    let mut burst = lock(&job.burst);
+fn play_burst(burst: &Mutex<ManualBurst>, fleet: &Child) -> bool {
+    let mut burst = lock(burst);
     match burst.running {
         Some((factor, ends)) if Instant::now() < ends => {
-            job.fleet.send(&json!({ "boost": factor }));
+            fleet.send(&json!({ "boost": factor }));
             true
         }
         Some(_) => {
             burst.running = None;
-            job.fleet.send(&json!({ "boost": 1.0 }));
+            fleet.send(&json!({ "boost": 1.0 }));
             false
         }
         None => false,
@@ -263,8 +268,8 @@ fn play_burst(job: &Running) -> bool {
 }
 
 /// The fleet's figures, once it plays.
-fn fleet_status(fleet: &Child) -> Option<FleetStatus> {
-    serde_json::from_value(fleet.status()?).ok()
+fn fleet_status(job: &Running) -> Option<FleetStatus> {
+    serde_json::from_value(job.fleet.as_ref()?.status()?).ok()
 }
 
 fn live_text(snapshot: &Snapshot) -> String {
@@ -286,7 +291,7 @@ fn stop(args: &UpArgs, job: &Running, steps: &Steps, interrupts: &Interrupts) ->
     steps.say("draining devices, gateways, engine; Ctrl-C again ends it at once");
     let devices_and_gateways = json!("drain");
     let engine = json!({ "command": "drain", "deadline_s": DRAIN_PATIENCE.as_secs() });
-    let fleet = std::slice::from_ref(&job.fleet);
+    let fleet = job.fleet.as_slice();
     let driver = std::slice::from_ref(&job.driver);
     let stages = [(fleet, &devices_and_gateways), (&job.gateways, &devices_and_gateways), (driver, &engine)];
     let mut is_drained = true;
@@ -302,7 +307,7 @@ fn stop(args: &UpArgs, job: &Running, steps: &Steps, interrupts: &Interrupts) ->
             is_drained = false;
         }
     }
-    directory::leave(args, job, fleet_status(&job.fleet).as_ref())?;
+    directory::leave(args, job, fleet_status(job).as_ref())?;
     Ok(is_drained)
 }
 

@@ -6,8 +6,10 @@ use crate::error::CommandError;
 use crate::table::{grouped, two_columns};
 use petrel_control::{IntervalCount, LatencySummary, RunSummary};
 use petrel_core::domain::TOPIC_DEAD_LETTER;
+use petrel_engine::commit_log;
 use petrel_ingest::log::{Log, TopicPartition};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::path::Path;
 
@@ -46,17 +48,13 @@ pub(super) fn check_writable(path: &Path) -> Result<(), CommandError> {
 
 /// Puts the figures of a run that has ended together.
 pub(super) fn report(args: &UpArgs, job: &Running, summary: RunSummary) -> Result<Report, CommandError> {
-    let Check { acknowledged, in_sink, doubled, lost, .. } = verify::check(&args.data_dir)?;
     let log = petrel_ingest::connect(&job.log_url)?;
     let trace = Path::new(&args.fleet.trace).file_name();
     Ok(Report {
-        records: Records {
-            produced: fleet_status(&job.fleet).map_or(acknowledged, |status| status.produced),
-            acknowledged,
-            in_sink,
-            duplicates: doubled,
-            lost,
-            dead_letter: dead_letters(log.as_ref())?,
+        records: if job.fleet.is_some() {
+            records_of_the_fleet(args, job, log.as_ref())?
+        } else {
+            records_of_others(args, log.as_ref())?
         },
         latency_ms: summary.latency_ms,
         intervals: summary.intervals,
@@ -66,6 +64,43 @@ pub(super) fn report(args: &UpArgs, job: &Running, summary: RunSummary) -> Resul
         policy: summary.policy,
         trace: trace.map_or_else(|| args.fleet.trace.clone(), |name| name.to_string_lossy().into_owned()),
         seed: args.fleet.seed,
+    })
+}
+
+fn records_of_the_fleet(args: &UpArgs, job: &Running, log: &dyn Log) -> Result<Records, CommandError> {
+    let Check { acknowledged, in_sink, doubled, lost, .. } = verify::check(&args.data_dir)?;
+    Ok(Records {
+        produced: fleet_status(job).map_or(acknowledged, |status| status.produced),
+        acknowledged,
+        in_sink,
+        duplicates: doubled,
+        lost,
+        dead_letter: dead_letters(log)?,
+    })
+}
+
+/// Devices of an upstream broker keep no ledger: what reached the log counts as acknowledged, and what of that is not
+/// committed as lost.
+fn records_of_others(args: &UpArgs, log: &dyn Log) -> Result<Records, CommandError> {
+    let state = commit_log::read_state(&args.data_dir)?;
+    let mut lost = 0;
+    for domain in &args.fleet.domains {
+        let committed = state.partitions.get(domain.raw_topic());
+        for (partition, range) in (0..).zip(log.offsets(domain.raw_topic())?) {
+            let next = committed.and_then(|topic| topic.get(&partition)).map_or(0, |here| here.next_offset);
+            lost += range.end.saturating_sub(next);
+        }
+    }
+    let mut identities = HashMap::new();
+    let sink = verify::read_sink(&args.data_dir, &mut identities)?;
+    let acknowledged = sink.in_sink + sink.refused + lost;
+    Ok(Records {
+        produced: acknowledged,
+        acknowledged,
+        in_sink: sink.in_sink,
+        duplicates: sink.doubled,
+        lost,
+        dead_letter: dead_letters(log)?,
     })
 }
 

@@ -4,7 +4,7 @@ use super::directory::Directory;
 use super::{ManualBurst, Running, UpArgs, lock, now_ms, text_field};
 use crate::broker::{self, BrokerAddress};
 use crate::error::CommandError;
-use crate::options::{domain_list, flags};
+use crate::options::{UPSTREAM_VARIABLE, domain_list, flags};
 use crate::progress::Steps;
 use crate::supervise::{Child, ChildSpec};
 use petrel_control::{ControlSettings, Controller, HeartbeatError};
@@ -43,23 +43,24 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
     step.done(broker.url());
 
     let step = steps.step("Device fleet", 1);
-    let mut arguments = args.fleet.to_arguments();
-    arguments.extend(flags(&[("trace-start", &directory.trace_start_s)]));
-    let fleet = Child::start(child(args, "fleet", "fleet", arguments, go_on_with_the_trace))?;
-    fleet.wait_for(START_PATIENCE, |status| status.get("ready").is_some())?;
-    let domains = domain_list(&args.fleet.domains);
-    step.done(format!("{} devices of {domains}, trace {}", args.fleet.devices, args.fleet.trace));
+    let fleet = start_fleet(args, directory)?;
+    step.done(match &fleet {
+        Some(_) => {
+            let domains = domain_list(&args.fleet.domains);
+            format!("{} devices of {domains}, trace {}", args.fleet.devices, args.fleet.trace)
+        }
+        None => "none, as an upstream broker has the devices".to_string(),
+    });
 
     // A gateway asks the log how far it has come, so the log comes up first; its line follows theirs.
     let log_began = Instant::now();
     let (log_url, log_server) = start_log(args)?;
     let log_took = log_began.elapsed();
-    let step = steps.step("Edge gateways", u64::from(args.gateways));
+    let step = steps.step("Edge gateways", u64::from(gateway_count(args)));
     let gateways = start_gateways(args, &broker, &log_url)?;
     let mut addresses = Vec::new();
     for gateway in &gateways {
-        let status = gateway.wait_for(START_PATIENCE, |status| status["listen"].is_string())?;
-        addresses.push(text_field(&status, "listen"));
+        addresses.push(wait_for_gateway(gateway)?);
         step.advance();
         step.message(addresses.join(" "));
     }
@@ -68,7 +69,7 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
 
     let controller = Arc::new(Controller::start(control_settings(args)?, now_ms())?);
     let burst = Arc::new(Mutex::new(ManualBurst::default()));
-    let (snapshots, page) = start_page(args, &controller, &fleet, &burst)?;
+    let (snapshots, page) = start_page(args, &controller, fleet.as_ref(), &burst)?;
     let page_url = format!("http://{}", page.address());
     listen_to_gateways(&broker, &controller)?;
 
@@ -83,7 +84,9 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
     let step = steps.step("Live page", 1);
     step.done(page_url.clone());
 
-    fleet.open_with(json!({ "gateways": addresses }));
+    if let Some(fleet) = &fleet {
+        fleet.open_with(json!({ "gateways": addresses }));
+    }
     let trace_start_s = directory.trace_start_s;
     Ok(Running {
         controller,
@@ -110,7 +113,20 @@ fn child(
 ) -> ChildSpec {
     arguments.insert(0, subcommand.to_string());
     arguments.extend(flags(&[("data-dir", &args.data_dir.display()), ("parent", &std::process::id())]));
-    ChildSpec { name: name.to_string(), arguments, log_dir: args.data_dir.join("logs"), restart_arguments }
+    let log_dir = args.data_dir.join("logs");
+    ChildSpec { name: name.to_string(), arguments, environment: Vec::new(), log_dir, restart_arguments }
+}
+
+/// Starts the built-in devices, which wait for their gateways; none where an existing broker has devices.
+fn start_fleet(args: &UpArgs, directory: &Directory) -> Result<Option<Child>, CommandError> {
+    if args.gateway.upstream_broker.is_some() {
+        return Ok(None);
+    }
+    let mut arguments = args.fleet.to_arguments();
+    arguments.extend(flags(&[("trace-start", &directory.trace_start_s)]));
+    let fleet = Child::start(child(args, "fleet", "fleet", arguments, go_on_with_the_trace))?;
+    fleet.wait_for(START_PATIENCE, |status| status.get("ready").is_some())?;
+    Ok(Some(fleet))
 }
 
 /// A fleet that died goes on where it was in the trace.
@@ -136,6 +152,11 @@ fn start_log(args: &UpArgs) -> Result<(String, Option<LogServer>), CommandError>
     Ok((server.url(), Some(server)))
 }
 
+/// An upstream broker sends everything to one subscriber.
+fn gateway_count(args: &UpArgs) -> u16 {
+    if args.gateway.upstream_broker.is_some() { 1 } else { args.gateways }
+}
+
 fn start_gateways(args: &UpArgs, broker: &BrokerAddress, log_url: &str) -> Result<Vec<Child>, CommandError> {
     let start_one = |number| {
         let name = format!("gateway-{number}");
@@ -147,9 +168,29 @@ fn start_gateways(args: &UpArgs, broker: &BrokerAddress, log_url: &str) -> Resul
             ("core-broker", &broker.url()),
             ("domains", &domain_list(&args.fleet.domains)),
         ]));
-        Child::start(child(args, "edge", &name, arguments, keep_the_port))
+        let mut spec = child(args, "edge", &name, arguments, keep_the_port);
+        spec.environment.extend(args.gateway.upstream_broker.clone().map(|url| (UPSTREAM_VARIABLE, url)));
+        Child::start(spec)
     };
-    (1..=args.gateways).map(start_one).collect()
+    (1..=gateway_count(args)).map(start_one).collect()
+}
+
+/// Waits until a gateway takes records; where from.
+fn wait_for_gateway(gateway: &Child) -> Result<String, CommandError> {
+    let status = gateway.wait_for(START_PATIENCE, |status| status["listen"].is_string())?;
+    if status["upstream"].is_null() {
+        return Ok(text_field(&status, "listen"));
+    }
+    let broker = text_field(&status["upstream"], "broker");
+    let is_subscribed = |status: &Value| status["upstream"]["state"] == "subscribed";
+    gateway.wait_for(BROKER_PATIENCE, is_subscribed).map_err(|error| {
+        let last_error = gateway.status().map(|status| text_field(&status["upstream"], "last_error"));
+        match last_error.filter(|said| !said.is_empty()) {
+            Some(said) => CommandError::Failed(format!("--upstream-broker {broker}: {said}")),
+            None => error,
+        }
+    })?;
+    Ok(broker)
 }
 
 /// Starts the driver and waits for its first executors.
@@ -213,11 +254,11 @@ type Page = (watch::Sender<Arc<Snapshot>>, DashHandle);
 fn start_page(
     args: &UpArgs,
     controller: &Arc<Controller>,
-    fleet: &Child,
+    fleet: Option<&Child>,
     burst: &Arc<Mutex<ManualBurst>>,
 ) -> Result<Page, CommandError> {
     let (sender, snapshots) = watch::channel(Arc::new(controller.snapshot(now_ms())));
-    let (heard, boosted, burst) = (Arc::clone(controller), fleet.clone(), Arc::clone(burst));
+    let (heard, boosted, burst) = (Arc::clone(controller), fleet.cloned(), Arc::clone(burst));
     let sources = DashSources {
         snapshots,
         heartbeat: Arc::new(move |heartbeat| {
@@ -230,6 +271,9 @@ fn start_page(
             })
         }),
         burst: Arc::new(move |command| {
+            let Some(fleet) = &boosted else {
+                return Err("the devices of an upstream broker are not Petrel's to speed up".to_string());
+            };
             let (running, factor) = match command {
                 BurstCommand::Start { factor, seconds } => {
                     let ends = Instant::now() + Duration::from_secs(u64::from(seconds));
@@ -238,7 +282,7 @@ fn start_page(
                 BurstCommand::Stop => (None, 1.0),
             };
             lock(&burst).running = running;
-            boosted.send(&json!({ "boost": factor }));
+            fleet.send(&json!({ "boost": factor }));
             Ok(())
         }),
     };
