@@ -17,7 +17,7 @@ use petrel_core::{Codec, InvalidValue};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -561,6 +561,7 @@ impl TransactionalClient {
             .create()
             .map_err(|error| identity.error("cannot make a consumer", &error))?;
         let client = Self { identity: identity.clone(), owner: random_owner(), producer, group };
+        client.claim(deadline)?;
         while let Err(error) = client.producer.init_transactions(REQUEST_TIMEOUT) {
             if !is_retriable(&error) || Instant::now() >= deadline {
                 return Err(client.opening_error("cannot open a transactional producer", &error));
@@ -568,11 +569,25 @@ impl TransactionalClient {
             std::thread::sleep(RETRY_PAUSE);
         }
         let position = client.stored(deadline)?.position;
-        let claimed = client.fill_transaction(&[], position, deadline).and_then(|()| client.commit(deadline));
-        match claimed {
-            Ok(true) => Ok((client, position)),
-            Ok(false) => Err(client.opening_error("cannot claim a producer", &KafkaError::Canceled)),
-            Err(error) => Err(client.opening_error("cannot claim a producer", &error)),
+        Ok((client, position))
+    }
+
+    /// Says who owns the producer from now on, outside of any transaction: an older client that is fenced a moment
+    /// later must find another owner, or it would take its place back.
+    fn claim(&self, deadline: Instant) -> Result<(), LogError> {
+        loop {
+            let mut list = TopicPartitionList::new();
+            let claimed = list
+                .add_partition_offset(POSITIONS_TOPIC, OWNER_PARTITION, Offset::Offset(self.owner as i64))
+                .and_then(|()| self.group.commit(&list, CommitMode::Sync));
+            match claimed {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(self.identity.error("cannot claim a producer", &error));
+                }
+                Err(error) => debug!(%error, "cannot claim a producer, trying again"),
+            }
+            std::thread::sleep(RETRY_PAUSE);
         }
     }
 
@@ -645,9 +660,7 @@ impl TransactionalClient {
             self.producer.poll(Duration::ZERO);
         }
         let mut list = TopicPartitionList::new();
-        for (partition, number) in [(POSITION_PARTITION, position), (OWNER_PARTITION, self.owner)] {
-            list.add_partition_offset(POSITIONS_TOPIC, partition, Offset::Offset(number as i64))?;
-        }
+        list.add_partition_offset(POSITIONS_TOPIC, POSITION_PARTITION, Offset::Offset(position as i64))?;
         let group = self.group.group_metadata().ok_or(KafkaError::Canceled)?;
         loop {
             match self.producer.send_offsets_to_transaction(&list, &group, REQUEST_TIMEOUT) {

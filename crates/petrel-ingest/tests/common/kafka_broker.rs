@@ -91,8 +91,7 @@ impl KafkaBroker {
              auto.create.topics.enable=false\nnum.network.threads=2\nnum.io.threads=2\n\
              num.recovery.threads.per.data.dir=1\nlog.cleaner.dedupe.buffer.size=4194304\nlog.cleaner.threads=1\n\
              log.initial.task.delay.ms=500\nlog.retention.check.interval.ms=500\n\
-             transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n\
-             broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
+             transaction.abort.timed.out.transaction.cleanup.interval.ms=500\n",
             data.display()
         );
         std::fs::write(directory.path().join("server.properties"), properties).unwrap();

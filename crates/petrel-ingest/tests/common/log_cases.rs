@@ -220,10 +220,12 @@ fn a_newer_producer_takes_over_from_a_busy_one(fixture: &mut dyn Fixture, prefix
     let last = std::thread::scope(|scope| {
         let mut older = producer(&*log, prefix);
         let busy = scope.spawn(move || {
+            let deadline = Instant::now() + 2 * FETCH_DEADLINE;
             for position in 1.. {
                 if let Err(error) = append(&mut *older, position) {
                     return (position, error);
                 }
+                assert!(Instant::now() < deadline, "not fenced after {position} appends");
                 let _ = tell.send(());
             }
             unreachable!("it appends until it is fenced");
