@@ -158,7 +158,8 @@ impl Running {
 
 pub(crate) fn run(args: UpArgs) -> Result<ExitCode, CommandError> {
     let began = Instant::now();
-    crate::start_logging("warn");
+    // The embedded broker calls every client that leaves an error.
+    crate::start_logging("warn,rumqttd=off");
     check(&args)?;
     let directory = directory::claim(&args)?;
     let interrupts = Interrupts::listen()?;
