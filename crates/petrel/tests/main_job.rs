@@ -6,9 +6,10 @@
 mod common;
 
 use common::{Job, assert_success, kill, petrel, verify};
+use petrel_core::Domain;
+use petrel_engine::pipeline::builtin;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::process::Stdio;
 
 #[rustfmt::skip]
 const SMALL: [&str; 12] = [
@@ -150,17 +151,38 @@ fn a_second_ctrl_c_ends_it_at_once_and_the_next_start_drains() {
 }
 
 #[test]
-fn a_pipeline_of_ones_own_runs_and_a_wrong_one_is_refused() {
+fn a_pipeline_of_ones_own_runs() {
     let directory = tempfile::tempdir().unwrap();
-    let wrong = directory.path().join("wrong.sql");
-    std::fs::write(&wrong, "SELECT * FROM nowhere ORDER BY 1;").unwrap();
+    let file = directory.path().join("own.sql");
+    let own_view = "CREATE VIEW kinds_1s AS SELECT kind, date_bin(INTERVAL '1 second', event_time) AS window_start, \
+                    count(*) AS records FROM validated GROUP BY kind, date_bin(INTERVAL '1 second', event_time);";
+    std::fs::write(&file, format!("{}\n{own_view}\n", builtin(Domain::SmartCity))).unwrap();
+    let data_dir = directory.path().join("data");
+    let mut job = Job::start(&data_dir, &[&SMALL[..], &["--sql", &file.display().to_string()]].concat());
+    let windows = data_dir.join("sink/kinds_1s/domain=smart-city");
+    job.wait("windows of the own view are in the sink", |_| {
+        let hour = std::fs::read_dir(&windows).ok()?.next()?.ok()?;
+        std::fs::read_dir(hour.path()).ok()?.next()?.ok()
+    });
+    assert_success(&job.finish());
+    let (is_in_order, figures) = verify(&data_dir);
+    assert!(is_in_order, "{figures}");
+}
+
+#[test]
+fn a_pipeline_that_cannot_run_is_refused_before_anything_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("wrong.sql");
+    let text = builtin(Domain::SmartCity).replace("sum(vehicle_count)", "sum(no_such_column)");
+    std::fs::write(&file, text).unwrap();
+    let data_dir = directory.path().join("data");
     let output = petrel()
-        .args(["up", "--listen", "127.0.0.1:0", "--domains", "smart-city", "--sql", &wrong.display().to_string()])
-        .args(["--data-dir", &directory.path().join("data").display().to_string()])
-        .stdout(Stdio::null())
+        .args(["up", "--listen", "127.0.0.1:0", "--domains", "smart-city", "--sql", &file.display().to_string()])
+        .args(["--data-dir", &data_dir.display().to_string()])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).to_string();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.starts_with("error: "), "{said}");
+    assert!(said.contains("device_10s") && said.contains("no_such_column"), "{said}");
+    assert!(!data_dir.exists());
 }

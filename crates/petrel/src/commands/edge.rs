@@ -103,6 +103,11 @@ pub(crate) fn run(args: EdgeArgs) -> Result<ExitCode, CommandError> {
             Err(RecvTimeoutError::Disconnected) => input_open = false,
         }
     }
+    if let Some(error) = gateway.take_failure() {
+        // It cannot drain; what is queued stays on disk. Its threads may wait for that disk: they end with the process.
+        std::mem::forget(gateway);
+        return Err(error.into());
+    }
     let status = gateway.shutdown(DRAIN_PATIENCE)?;
     print_status(&status);
     Ok(ExitCode::SUCCESS)
