@@ -29,6 +29,7 @@ use crate::wal::reader::WalReader;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use receipts::{ReceiptNumber, Receipts, fingerprint};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::ControlFlow;
@@ -100,9 +101,10 @@ struct Link {
     unacknowledged: u32,
     /// Receipt of the last PUBACK.
     acknowledged: Option<ReceiptNumber>,
-    /// The broker owes a PINGRESP, which answers for the PUBACKs up to this receipt.
-    asked: Option<Option<ReceiptNumber>>,
+    /// The PINGRESPs that the broker owes: each answers for the PUBACKs up to this receipt.
+    asked: VecDeque<Option<ReceiptNumber>>,
     keep_alive: Duration,
+    /// When the handshake began, or could last go on.
     opened: Instant,
     heard: Instant,
     spoke: Instant,
@@ -249,7 +251,7 @@ impl Upstream {
             unsent,
             unacknowledged: 0,
             acknowledged: None,
-            asked: None,
+            asked: VecDeque::new(),
             keep_alive: Duration::from_secs(u64::from(KEEP_ALIVE_S)),
             opened: now,
             heard: now,
@@ -279,6 +281,7 @@ impl Upstream {
         } else if link.is_readable {
             // The broker must not be blamed for silence while nobody listens.
             link.heard = Instant::now();
+            link.opened = link.heard;
         }
         if link.phase != Phase::Subscribed && link.opened.elapsed() > HANDSHAKE_PATIENCE {
             return Err(LinkBroken::Silent(HANDSHAKE_PATIENCE));
@@ -288,7 +291,8 @@ impl Upstream {
             return Err(LinkBroken::Silent(silence_allowed));
         }
         let is_quiet = !link.keep_alive.is_zero() && link.spoke.elapsed() > link.keep_alive / 2;
-        if link.phase == Phase::Subscribed && link.asked.is_none() && (is_quiet || link.acknowledged.is_some()) {
+        let has_news = link.asked.is_empty() && link.acknowledged.is_some();
+        if link.phase == Phase::Subscribed && (is_quiet || has_news) {
             link.ask();
         }
         link.flush()
@@ -357,7 +361,7 @@ impl Upstream {
                 self.publish(link, first_byte, body, body.len(), now_ms)
             }
             (packet_type::PINGRESP, _) => {
-                if let Some(receipt) = link.asked.take().flatten() {
+                if let Some(receipt) = link.asked.pop_front().flatten() {
                     self.receipts.settle(receipt);
                 }
                 Ok(())
@@ -488,7 +492,7 @@ impl Link {
     fn ask(&mut self) {
         self.unsent.extend_from_slice(&wire::PINGREQ);
         self.spoke = Instant::now();
-        self.asked = Some(self.acknowledged.take());
+        self.asked.push_back(self.acknowledged.take());
     }
 
     /// Sends what is due; what the socket does not take goes with its next writable event.
