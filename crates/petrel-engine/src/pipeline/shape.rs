@@ -5,7 +5,7 @@ use super::statements::unsupported;
 use crate::error::PipelineError;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::logical_expr::{Aggregate, Expr, Join, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, BinaryExpr, Expr, Join, JoinType, LogicalPlan, Operator};
 
 const VALIDATED_SHAPE: &str = "`SELECT ... FROM raw`, with `LEFT JOIN devices ON raw.device_id = devices.device_id` if \
      wanted: every record must come out once (records are refused with CHECK in `CREATE TABLE raw`)";
@@ -122,16 +122,21 @@ fn walk(
     }
 }
 
+/// `LEFT JOIN devices ON <device_id of the left> = <device_id of devices>`: a device is in `devices` once, so no record
+/// comes out twice, and a left join drops none.
 fn is_device_join(join: &Join) -> bool {
-    let keys = join.on.iter().all(|(left, right)| {
-        let is_key = |side: &Expr| matches!(side, Expr::Column(column) if column.name == "device_id");
-        is_key(left) && is_key(right)
-    });
-    join.join_type == JoinType::Left
-        && join.filter.is_none()
-        && join.on.len() == 1
-        && keys
-        && reads_only(&join.right, "devices")
+    let is_key = |side: &Expr| matches!(side, Expr::Column(column) if column.name == "device_id");
+    let joins_device = |left: &Expr, right: &Expr| {
+        let sides = [left, right].map(|side| side.column_refs().into_iter().next().and_then(|it| it.relation.clone()));
+        is_key(left) && is_key(right) && sides[0] != sides[1]
+    };
+    // The planner leaves the condition in the filter; USING and the optimiser put it into `on`.
+    let condition = match (join.on.as_slice(), &join.filter) {
+        ([(left, right)], None) => joins_device(left, right),
+        ([], Some(Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }))) => joins_device(left, right),
+        _ => false,
+    };
+    join.join_type == JoinType::Left && condition && reads_only(&join.right, "devices")
 }
 
 fn reads_only(plan: &LogicalPlan, table: &str) -> bool {
