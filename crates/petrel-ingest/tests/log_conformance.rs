@@ -257,7 +257,8 @@ mod kafka {
             let mut producer = log.producer(topic, Codec::Lz4).unwrap();
             for position in 1..=appends {
                 let records = [(at(topic, 0), batch((0..10).map(|index| format!("{position}.{index}"))))];
-                let deadline = Instant::now() + Duration::from_secs(120);
+                // Far beyond the time that a broker may take to start again on a busy machine.
+                let deadline = Instant::now() + Duration::from_secs(360);
                 while let Err(error) = producer.append(&records, position) {
                     assert!(Instant::now() < deadline, "append {position} never succeeds: {error}");
                     println!("  append {position}: {error}");
@@ -280,7 +281,7 @@ mod kafka {
         let (writer, acknowledged) = write(fixture.log(), "restart", 40);
         for position in &acknowledged {
             if position == 20 {
-                fixture.broker.restart();
+                timed("  restart", || fixture.broker.restart());
             }
         }
         writer.join().unwrap();
@@ -297,7 +298,7 @@ mod kafka {
             if position == 20 {
                 fixture.broker.kill();
                 std::thread::sleep(patience + Duration::from_secs(1));
-                fixture.broker.restart();
+                timed("  restart", || fixture.broker.restart());
             }
         }
         writer.join().unwrap();
