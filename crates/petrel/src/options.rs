@@ -54,7 +54,7 @@ pub(crate) struct FleetOptions {
 }
 
 /// Quiet rate of the default flash crowd, records/s: one executor of a quarter core holds it, not the burst.
-pub(crate) const DEFAULT_RATE: f64 = 6_000.0;
+pub(crate) const DEFAULT_RATE: f64 = 40_000.0;
 
 impl FleetOptions {
     pub(crate) fn to_arguments(&self) -> Vec<String> {

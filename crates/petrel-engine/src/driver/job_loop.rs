@@ -525,7 +525,11 @@ impl JobLoop {
             return Ok(());
         }
         let state = self.commits.state();
-        let records = ranges.iter().map(Range::records).sum();
+        let records: u64 = ranges.iter().map(Range::records).sum();
+        // Shares are rounded down. A batch at the limit left records behind, and they have waited long enough.
+        if records + ranges.len() as u64 >= self.shared.settings.max_records_per_batch {
+            self.next_batch_at = started;
+        }
         let groups = balance(ranges.clone(), task_count(records, self.schedule.slots()));
         let shuffle_id = self.next_shuffle_id;
         self.next_shuffle_id += 1;
