@@ -79,7 +79,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--policies", default="forecast,hpa,spark-dra")
-    parser.add_argument("--base", type=float, default=6000)
+    parser.add_argument("--base", type=float, default=8000)
     parser.add_argument("--ratio", type=float, default=6)
     parser.add_argument("--out", default="bench/results/burst.csv")
     options = parser.parse_args()
