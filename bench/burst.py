@@ -4,6 +4,8 @@
 Each seed is a flash crowd: a quiet rate, a climb of 12 to 18 s, a plateau. Every policy gets the same trace, the same
 devices and the same draws of the emulated provisioning delay, from a cold job with one executor.
 
+Executors are small (0.05 of a core each), so that the machine has room for all of them and what is judged is the policy.
+
 A burst counts as met when, at the second the rate reaches its peak, at least as many executors run as the peak
 needs: ceil(peak rate / what one executor was measured to commit per second).
 
@@ -44,11 +46,11 @@ def write_trace(path, seed, base, ratio):
             "end_s": LEAD_IN_S + quiet + climb + peak + tail}
 
 
-def play(binary, policy, seed, base, ratio):
+def play(binary, policy, seed, base, ratio, cores):
     with tempfile.TemporaryDirectory(prefix="petrel-burst-") as directory:
         path = pathlib.Path(directory) / "trace.csv"
         burst = write_trace(path, seed, base, ratio)
-        job = Up(binary, "--trace", path, "--policy", policy, "--seed", seed, "--quiet")
+        job = Up(binary, "--trace", path, "--policy", policy, "--seed", seed, "--executor-cpu", cores, "--quiet")
         start = None
         running_at_peak, capacity, target_at_peak = 0, None, 0
         while True:
@@ -81,15 +83,17 @@ def main():
     parser.add_argument("--policies", default="forecast,hpa,spark-dra")
     parser.add_argument("--base", type=float, default=8000)
     parser.add_argument("--ratio", type=float, default=6)
+    parser.add_argument("--executor-cpu", type=float, default=0.05)
     parser.add_argument("--out", default="bench/results/burst.csv")
     options = parser.parse_args()
     binary, rows = build(), []
-    print(json.dumps({"machine": machine(), "base": options.base, "ratio": options.ratio}), flush=True)
+    settings = {"base": options.base, "ratio": options.ratio, "executor_cpu": options.executor_cpu}
+    print(json.dumps({"machine": machine(), **settings}), flush=True)
     out = pathlib.Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(1, options.seeds + 1):
         for policy in options.policies.split(","):
-            rows.append(play(binary, policy, seed, options.base, options.ratio))
+            rows.append(play(binary, policy, seed, options.base, options.ratio, options.executor_cpu))
             print(json.dumps(rows[-1]), flush=True)
             with open(out, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, rows[0].keys())

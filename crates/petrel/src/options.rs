@@ -53,7 +53,8 @@ pub(crate) struct FleetOptions {
     pub(crate) malformed_share: f64,
 }
 
-/// Quiet rate of the default flash crowd, records/s: one executor of a quarter core holds it, not the burst.
+/// Quiet rate of the default flash crowd, records/s: one executor of a quarter core holds it, not the burst of six times
+/// as much.
 pub(crate) const DEFAULT_RATE: f64 = 40_000.0;
 
 impl FleetOptions {
@@ -129,7 +130,7 @@ pub(crate) struct EngineOptions {
     #[arg(long, env = "PETREL_ALLOWED_LATENESS_MS", default_value_t = 5_000, value_name = "MS", value_parser = whole::<u32>(0..=86_400_000))]
     pub(crate) allowed_lateness_ms: u32,
     /// Cores that one executor may use, 0.05 to 64; 0 for no limit
-    #[arg(long, env = "PETREL_EXECUTOR_CPU", default_value_t = DEFAULT_EXECUTOR_CPU, value_name = "CORES", allow_negative_numbers = true, value_parser = executor_cores)]
+    #[arg(long, env = "PETREL_EXECUTOR_CPU", default_value_t = 0.25, value_name = "CORES", allow_negative_numbers = true, value_parser = executor_cores)]
     pub(crate) executor_cpu: f64,
     /// Memory that one executor may use, megabytes
     #[arg(long, env = "PETREL_EXECUTOR_MEMORY_MB", default_value_t = 512, value_name = "MB", value_parser = whole::<u64>(128..=1_048_576))]

@@ -17,11 +17,11 @@ const SMALL: [&str; 12] = [
     "--domains", "smart-city",
 ];
 
-/// A job whose executors can be outgrown by a burst.
+/// A job whose small executors can be outgrown by a burst.
 #[rustfmt::skip]
-const SCALING: [&str; 14] = [
+const SCALING: [&str; 16] = [
     "--trace", "steady", "--rate", "3000", "--devices", "40", "--gateways", "2", "--provisioning", "none",
-    "--interval", "2", "--domains", "smart-city",
+    "--interval", "2", "--domains", "smart-city", "--executor-cpu", "0.05",
 ];
 
 fn number(value: &Value, path: &str) -> f64 {

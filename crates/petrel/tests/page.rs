@@ -105,7 +105,7 @@ fn the_page_moves_and_a_burst_raises_the_executors() {
     #[rustfmt::skip]
     let job = Job::start(&directory.path().join("data"), &[
         "--trace", "steady", "--rate", "3000", "--devices", "40", "--gateways", "2", "--provisioning", "none",
-        "--interval", "2", "--domains", "smart-city",
+        "--interval", "2", "--domains", "smart-city", "--executor-cpu", "0.05",
     ]);
     let mut browser = Browser::open(&directory.path().join("profile"), &job.page);
     browser.wait("the arrival rate is shown", |browser| browser.figure("arrival-rate") > 0.0);
