@@ -40,8 +40,7 @@ fn with_file_defaults(
     path: &str,
     text: &str,
 ) -> Result<clap::Command, CommandError> {
-    let file: toml::Table =
-        text.parse().map_err(|error: toml::de::Error| InvalidValue::new(path, error.message(), "TOML"))?;
+    let file: toml::Table = text.parse().map_err(|error| not_toml(path, text, &error))?;
     let Some(target) = command.find_subcommand_mut(subcommand) else { return Ok(command) };
     let known: Vec<String> = target.get_arguments().filter_map(|arg| arg.get_long().map(str::to_string)).collect();
     let mut tuned = std::mem::take(target);
@@ -63,6 +62,14 @@ fn with_file_defaults(
     }
     *target = tuned;
     Ok(command)
+}
+
+fn not_toml(path: &str, text: &str, error: &toml::de::Error) -> InvalidValue {
+    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+    let line_number = before.matches('\n').count();
+    let line = text.lines().nth(line_number).unwrap_or_default();
+    let expected = format!("TOML such as `max-executors = 6` ({})", error.message());
+    InvalidValue::new(format!("{path} line {}", line_number + 1), line, expected)
 }
 
 fn scalar_text(value: &toml::Value) -> String {
@@ -102,6 +109,12 @@ mod tests {
         };
         assert_eq!(level(&["petrel", "up"]), 7);
         assert_eq!(level(&["petrel", "up", "--max-level", "9"]), 9);
+    }
+
+    #[test]
+    fn a_line_that_is_not_toml_is_named() {
+        let error = with_file_defaults(command(), "up", "p.toml", "[up]\nmax-level: 3\n").unwrap_err().to_string();
+        assert!(error.starts_with("p.toml line 2: got `max-level: 3`, expected TOML such as"), "{error}");
     }
 
     #[test]
