@@ -1,4 +1,5 @@
-//! Who decides, and when? The controller: messages in, one decision per interval out.
+//! Who decides, and when? The controller: messages in, one decision per interval out, and one at once when the policy
+//! foresees what cannot wait.
 
 use crate::decision_log::{DecisionLog, LoggedDecision};
 use crate::effect::PendingEffect;
@@ -9,7 +10,8 @@ use crate::observe::{
 use petrel_core::live::{AlertView, DecisionView, GatewayView, Snapshot};
 use petrel_core::protocol::{PROTOCOL_VERSION, latency_quantile_ms};
 use petrel_core::{
-    Action, Codec, DesiredState, Heartbeat, InvalidValue, Limits, Policy, Prices, Signal, Slo, Tier, Weights,
+    Action, Codec, DesiredState, Heartbeat, InvalidValue, Limits, Observation, Policy, Prices, Signal, Slo, Tier,
+    Weights,
 };
 use petrel_policy::{Guardrails, PolicySettings, by_name};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,8 @@ const CLOCK_LIMIT_MS: i64 = 60_000;
 /// A gateway that was silent for this long no longer counts against [`MAX_GATEWAYS`].
 const GATEWAY_FORGOTTEN_MS: i64 = 3_600_000;
 const SHOWN: usize = 50;
+/// Signals come once a second: a policy is not asked more often whether something is urgent.
+const URGENT_EVERY_MS: i64 = 1_000;
 
 /// Settings of the control loop.
 #[derive(Debug, Clone)]
@@ -184,6 +188,8 @@ struct State {
     fleet: FleetFigures,
     capacity: Capacity,
     interval: Interval,
+    /// When the policy was last asked for a decision, or whether one is urgent.
+    asked_ms: i64,
     shown: Shown,
     run: Run,
     pending: Vec<PendingEffect>,
@@ -247,6 +253,7 @@ impl Controller {
             fleet: FleetFigures::default(),
             capacity: Capacity::prior(settings.capacity_prior),
             interval: Interval { started_ms: now_ms, ..Interval::default() },
+            asked_ms: now_ms,
             shown: Shown::default(),
             run: Run::default(),
             pending: Vec::new(),
@@ -351,7 +358,8 @@ impl Controller {
         state.alerts.truncate(SHOWN);
     }
 
-    /// Decides if an interval has passed; returns the decision's number then.
+    /// Decides if an interval has passed, or earlier if the policy calls it urgent; returns the decision's number then.
+    /// The objective is judged once an interval either way.
     ///
     /// # Errors
     /// [`ControlError::DecisionLog`] when the decision cannot be logged; it is not put in force then.
@@ -360,9 +368,13 @@ impl Controller {
         let state = &mut *guard;
         self.judge_effects(state, now_ms)?;
         let interval_ms = (self.settings.interval_s * 1_000.0) as i64;
-        if now_ms - state.interval.started_ms < interval_ms || state.heartbeat.is_none() {
+        let is_due = now_ms - state.interval.started_ms >= interval_ms;
+        // The first interval teaches what an executor can do: its first batches are cold.
+        let may_be_urgent = state.run.intervals.total > 0 && now_ms - state.asked_ms >= URGENT_EVERY_MS;
+        if state.heartbeat.is_none() || !(is_due || may_be_urgent) {
             return Ok(None);
         }
+        state.asked_ms = now_ms;
         let took = Instant::now();
         let bounds = Bounds {
             weights: self.settings.weights,
@@ -374,27 +386,17 @@ impl Controller {
         let busy = (state.started_ms, state.last_waiting_ms);
         let observation =
             observe(state.heartbeat.as_ref(), &state.signals, &state.interval, &state.capacity, busy, &bounds, now_ms);
+        if !is_due && !state.policy.is_urgent(&observation) {
+            return Ok(None);
+        }
         let wish = state.policy.decide(&observation);
         let wished = wish.action;
         let decision = state.guardrails.apply(wish, &observation);
         let took_us = took.elapsed().as_secs_f64() * 1e6;
 
-        let waiting_too_long = state.interval.records == 0
-            && observation.backlog_records > 0.0
-            && (now_ms - state.last_commit_ms) as f64 > self.settings.slo.p95_ms;
-        state.run.intervals.total += 1;
-        if observation.latency_p95_ms > self.settings.slo.p95_ms || waiting_too_long {
-            state.run.intervals.over_objective += 1;
+        if is_due {
+            self.close_interval(state, &observation, now_ms);
         }
-        state.shown.processed_rate = observation.processed_rate;
-        if state.interval.records > 0 {
-            state.shown.latency = LatencySummary {
-                p50: observation.latency_p50_ms,
-                p95: observation.latency_p95_ms,
-                p99: observation.latency_p99_ms,
-            };
-        }
-
         let id = state.desired.decision_id + 1;
         let before = state.desired.executors;
         let row = LoggedDecision {
@@ -410,8 +412,27 @@ impl Controller {
         };
         self.log.append(&row)?;
         self.put_in_force(state, &row, before, now_ms)?;
-        state.interval = Interval { started_ms: now_ms, ..Interval::default() };
         Ok(Some(id))
+    }
+
+    /// Judges the interval that ends, and begins the next.
+    fn close_interval(&self, state: &mut State, observation: &Observation, now_ms: i64) {
+        let waiting_too_long = state.interval.records == 0
+            && observation.backlog_records > 0.0
+            && (now_ms - state.last_commit_ms) as f64 > self.settings.slo.p95_ms;
+        state.run.intervals.total += 1;
+        if observation.latency_p95_ms > self.settings.slo.p95_ms || waiting_too_long {
+            state.run.intervals.over_objective += 1;
+        }
+        state.shown.processed_rate = observation.processed_rate;
+        if state.interval.records > 0 {
+            state.shown.latency = LatencySummary {
+                p50: observation.latency_p50_ms,
+                p95: observation.latency_p95_ms,
+                p99: observation.latency_p99_ms,
+            };
+        }
+        state.interval = Interval { started_ms: now_ms, ..Interval::default() };
     }
 
     /// The decision log.

@@ -127,6 +127,25 @@ fn an_interval_without_commits_but_with_waiting_records_is_over_the_objective() 
 }
 
 #[test]
+fn a_foreseen_burst_is_decided_at_once_and_the_objective_is_judged_once_an_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Controller::start(ControlSettings::new("job", folder.path()), START_MS).unwrap();
+    controller.heartbeat(heartbeat(1, START_MS + 1_000, 1, vec![]), START_MS + 1_000).unwrap();
+    controller.signal(signal(START_MS + 1_500, 90_000.0), START_MS + 1_500).unwrap();
+    assert_eq!(controller.tick(START_MS + 2_600).unwrap(), None, "the first interval is for learning");
+    controller.signal(signal(START_MS + 4_500, 1_000.0), START_MS + 4_500).unwrap();
+    assert_eq!(controller.tick(START_MS + 5_000).unwrap(), Some(1));
+    assert_eq!(controller.tick(START_MS + 6_100).unwrap(), None, "nothing is urgent");
+    controller.signal(signal(START_MS + 6_500, 90_000.0), START_MS + 6_500).unwrap();
+    assert_eq!(controller.tick(START_MS + 6_550).unwrap(), None, "asked less than a second ago");
+    assert_eq!(controller.tick(START_MS + 7_200).unwrap(), Some(2));
+    assert!(controller.desired().executors > 1);
+    assert_eq!(controller.summary().intervals.total, 1);
+    assert_eq!(controller.tick(START_MS + 10_000).unwrap(), Some(3), "the interval ends when it would have");
+    assert_eq!(controller.summary().intervals.total, 2);
+}
+
+#[test]
 fn wrong_heartbeats_are_refused_with_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let controller = Controller::start(ControlSettings::new("job", folder.path()), START_MS).unwrap();

@@ -160,4 +160,10 @@ pub trait Policy: Send {
 
     /// Decides once; called every decision interval with increasing `observation.time_s`.
     fn decide(&mut self, observation: &Observation) -> Decision;
+
+    /// True when what is foreseen cannot wait for the end of the interval; [`Policy::decide`] is then called at once.
+    /// Rules that react to measurements have no reason to.
+    fn is_urgent(&self, _observation: &Observation) -> bool {
+        false
+    }
 }

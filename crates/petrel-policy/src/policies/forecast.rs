@@ -53,6 +53,22 @@ impl Forecast {
         (rate / (observation.executor_capacity.max(1.0) * usable)).ceil() as u32
     }
 
+    /// When an executor that the next decision asks for would be there.
+    fn horizon_s(&self, observation: &Observation) -> f64 {
+        observation.startup_delay_s + self.settings.margin_s
+    }
+
+    /// Rate that is wanted when a new executor would be ready, and at any time before.
+    fn ahead(&self, observation: &Observation, forecast: &[[f64; 3]; 5]) -> f64 {
+        let at_horizon = rate_at_horizon(forecast, UPPER, self.horizon_s(observation));
+        at_horizon.max(forecast[0][UPPER]).max(observation.arrival_rate)
+    }
+
+    /// The forecast, unless it is too old.
+    fn believed(&self, observation: &Observation) -> Option<[[f64; 3]; 5]> {
+        observation.forecast.filter(|_| observation.forecast_age_s <= self.settings.max_signal_age_s)
+    }
+
     /// Rate needed to drain what waits beyond one trigger's arrivals within half of the objective.
     fn drain_rate(&self, observation: &Observation) -> f64 {
         let normal = observation.arrival_rate * observation.trigger_ms / 1_000.0 * 1.5;
@@ -70,8 +86,7 @@ impl Policy for Forecast {
         let settings = self.settings;
         let drain = self.drain_rate(observation);
         let current = observation.executors_target;
-        let believed = observation.forecast.filter(|_| observation.forecast_age_s <= settings.max_signal_age_s);
-        let Some(forecast) = believed else {
+        let Some(forecast) = self.believed(observation) else {
             let rate = observation.arrival_rate + drain;
             let executors = self.executors_for(observation, rate);
             let reason = format!(
@@ -80,9 +95,8 @@ impl Policy for Forecast {
             );
             return wish(observation, executors, reason);
         };
-        let horizon_s = observation.startup_delay_s + settings.margin_s;
-        // What is wanted when a new executor would be ready, and at any time before.
-        let ahead = rate_at_horizon(&forecast, UPPER, horizon_s).max(forecast[0][UPPER]).max(observation.arrival_rate);
+        let horizon_s = self.horizon_s(observation);
+        let ahead = self.ahead(observation, &forecast);
         let needed = self.executors_for(observation, ahead + drain);
         if needed >= current {
             let reason = format!(
@@ -103,6 +117,13 @@ impl Policy for Forecast {
         let reason =
             format!("at most {later:.0} records/s within {release_s:.0} s (0.9 quantile): {kept} executors are enough");
         wish(observation, kept, reason)
+    }
+
+    /// A burst was foreseen that the executors asked for cannot hold: every second counts against the start-up delay.
+    fn is_urgent(&self, observation: &Observation) -> bool {
+        let most = observation.executors_target >= observation.limits.max_executors;
+        let Some(forecast) = self.believed(observation).filter(|_| !most) else { return false };
+        self.executors_for(observation, self.ahead(observation, &forecast)) > observation.executors_target
     }
 }
 
@@ -150,6 +171,20 @@ mod tests {
         // (7500 - 1500) / 1.5 s = 4000 records/s more.
         assert_eq!(behind.action.executors, ((1_100.0_f64 + 4_000.0) / 650.0).ceil() as u32);
         assert!(behind.action.executors > calm);
+    }
+
+    #[test]
+    fn a_burst_ahead_is_urgent_until_enough_executors_are_asked_for() {
+        let calm = Observation { forecast: rising([1_000.0; 5]), ..quiet() };
+        assert!(!policy().is_urgent(&calm));
+        let burst = Observation { forecast: rising([1_000.0, 5_000.0, 9_000.0, 9_000.0, 9_000.0]), ..quiet() };
+        assert!(policy().is_urgent(&burst));
+        let asked_for = Observation { executors_target: policy().decide(&burst).action.executors, ..burst.clone() };
+        assert!(!policy().is_urgent(&asked_for));
+        assert!(!policy().is_urgent(&Observation { forecast_age_s: 11.0, ..burst.clone() }), "not believed");
+        let mut at_limit = burst;
+        at_limit.limits.max_executors = at_limit.executors_target;
+        assert!(!policy().is_urgent(&at_limit), "nothing more may be asked for");
     }
 
     #[test]
