@@ -29,6 +29,9 @@ const POLL: Duration = Duration::from_millis(10);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 const REQUESTS_WAITING: usize = 64;
 const JOB_NAME: &str = "petrel-up";
+/// Records/s that one core of an executor is taken to commit until the first batches tell: half of what the built-in
+/// pipelines were measured to reach.
+const RECORDS_PER_S_AND_CORE: f64 = 250_000.0;
 
 pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Result<Running, CommandError> {
     let step = steps.step("Core broker", 1);
@@ -223,6 +226,10 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
     let mut policy_settings = PolicySettings { fixed_executors: control.fixed_executors, ..PolicySettings::default() };
     policy_settings.spark_dra.slots = args.engine.executor_slots;
     policy_settings.forecast.margin_s = control.interval;
+    let cores = match args.engine.executor_cpu {
+        0.0 => f64::from(args.engine.executor_slots),
+        cores => cores,
+    };
     let provisioning: Provisioning = args.engine.provisioning.parse()?;
     let provisioning_note = if provisioning.quantile_s(1.0) > 0.0 {
         format!("start-up of executors: real, plus an emulated provisioning delay ({})", args.engine.provisioning)
@@ -242,6 +249,7 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
             budget_usd_per_hour: control.budget_usd_per_hour,
         },
         slo: Slo { p95_ms: control.slo_p95_ms },
+        capacity_prior: cores * RECORDS_PER_S_AND_CORE,
         trace: args.fleet.trace.clone(),
         domain: domain_list(&args.fleet.domains),
         provisioning_note,
