@@ -79,7 +79,8 @@ fn validated_must_keep_every_record_once() {
     ] {
         assert_refused(&format!("{RAW}CREATE VIEW validated AS {query};"), "validated", &["supported"]);
     }
-    for query in ["SELECT upper(device_id) AS device_id, event_time, seq FROM raw", "SELECT device_id, event_time FROM raw"]
+    for query in
+        ["SELECT upper(device_id) AS device_id, event_time, seq FROM raw", "SELECT device_id, event_time FROM raw"]
     {
         assert_refused(&format!("{RAW}CREATE VIEW validated AS {query};"), "validated", &["unchanged"]);
     }
@@ -96,7 +97,11 @@ fn views_outside_the_supported_shapes_are_refused() {
     let select = format!("{WINDOW} AS window_start, median(speed)");
     assert_refused(&grouped(&select, WINDOW), "counts", &["median"]);
     let other = "date_bin(INTERVAL '1 month', event_time)";
-    assert_refused(&grouped(&format!("{other} AS window_start, count(*)"), other), "counts", &["date_bin", "10 seconds"]);
+    assert_refused(
+        &grouped(&format!("{other} AS window_start, count(*)"), other),
+        "counts",
+        &["date_bin", "10 seconds"],
+    );
     let ordered = format!("SELECT {WINDOW} AS window_start, count(*) FROM validated GROUP BY {WINDOW} ORDER BY 1");
     assert_refused(&with_view(&ordered), "counts", &["Sort"]);
     assert_refused(&with_view("SELECT kind, row_number() OVER () FROM validated"), "counts", &["WindowAggr"]);

@@ -144,7 +144,11 @@ impl Pipelines {
     }
 
     /// Runs a plan to its end on the calling thread.
-    pub(crate) fn collect(&self, view: &str, plan: Result<Arc<dyn ExecutionPlan>>) -> Result<Vec<RecordBatch>, TaskError> {
+    pub(crate) fn collect(
+        &self,
+        view: &str,
+        plan: Result<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Vec<RecordBatch>, TaskError> {
         let failed = |source| TaskError::query(view, source);
         let plan = plan.map_err(failed)?;
         let runtime = runtime().map_err(|error| failed(DataFusionError::External(Box::new(error))))?;
@@ -247,7 +251,9 @@ async fn plan(domain: Domain, sql: &str, session: &SessionContext) -> Result<Pip
     for View { name, query } in statements.views {
         let failed = |source| PipelineError::Query { view: name.clone(), source: Box::new(source) };
         if validated.is_none() && name != "validated" {
-            return Err(unsupported(&name, "a view before `validated`", "`validated` first, the others after it").into());
+            return Err(
+                unsupported(&name, "a view before `validated`", "`validated` first, the others after it").into()
+            );
         }
         let logical = session.state().statement_to_plan(query).await.map_err(failed)?;
         match name.as_str() {

@@ -62,15 +62,15 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<(SchemaRef, Vec<C
         fields.push(Field::new(name, data_type, nullable));
     }
     for (name, data_type) in identity_columns() {
-        let present = fields.iter().any(|field| {
-            field.name() == name && *field.data_type() == data_type && !field.is_nullable()
-        });
+        let present =
+            fields.iter().any(|field| field.name() == name && *field.data_type() == data_type && !field.is_nullable());
         if !present {
             return Err(PipelineError::Missing {
                 view: "raw".into(),
                 missing: format!("column `{name}`"),
-                expected: "device_id VARCHAR NOT NULL, event_time TIMESTAMP NOT NULL and seq BIGINT NOT NULL are needed"
-                    .into(),
+                expected:
+                    "device_id VARCHAR NOT NULL, event_time TIMESTAMP NOT NULL and seq BIGINT NOT NULL are needed"
+                        .into(),
             });
         }
     }

@@ -34,7 +34,11 @@ pub(crate) fn parse(domain: Domain, sql: &str) -> Result<Statements, PipelineErr
             ast::Statement::CreateTable(table) => {
                 let name = object_name(&table.name);
                 if name != "raw" || columns.is_some() {
-                    return Err(unsupported(&name, "a table besides `raw`", "one table, `raw`: the records of the log"));
+                    return Err(unsupported(
+                        &name,
+                        "a table besides `raw`",
+                        "one table, `raw`: the records of the log",
+                    ));
                 }
                 if !table.constraints.is_empty() || table.query.is_some() {
                     let supported = "columns with NOT NULL and CHECK (...) behind the column";

@@ -168,8 +168,11 @@ impl WindowView {
         let mut in_time = Vec::with_capacity(validated.len());
         for batch in validated {
             let times = event_times(batch)?;
-            let mask: BooleanArray =
-                times.values().iter().map(|time_ms| Some(self.is_open(self.start_ms(*time_ms), watermark_ms))).collect();
+            let mask: BooleanArray = times
+                .values()
+                .iter()
+                .map(|time_ms| Some(self.is_open(self.start_ms(*time_ms), watermark_ms)))
+                .collect();
             kept.push(if mask.true_count() == mask.len() {
                 batch.clone()
             } else {

@@ -181,9 +181,9 @@ mod test_data {
         .unwrap()
     }
 
-    /// Commits files; `place`: also moves them to the sink.
-    pub(super) fn commit(data_dir: &Path, files: &[StagedFile], place: bool) {
-        let mut commits = CommitLog::open(data_dir, 1).unwrap();
+    /// Commits staged files; `place`: also moves them to the sink. The log is opened before anything is staged, because
+    /// opening deletes what no commit names.
+    pub(super) fn commit(commits: &mut CommitLog, files: &[StagedFile], place: bool) {
         let batch = commits.state().batch + 1;
         let commit = BatchCommit { batch, window_states: vec![None], files: files.to_vec(), ..BatchCommit::default() };
         commits.append(&CommitRecord::Batch(Box::new(commit))).unwrap();

@@ -110,6 +110,7 @@ fn visit_batch(batch: &RecordBatch, visit: &mut impl FnMut(&str, u64)) -> Result
 mod tests {
     use super::super::test_data::{batch, commit, data_dir, writer};
     use super::*;
+    use crate::commit_log::CommitLog;
     use petrel_core::Domain;
     use std::collections::BTreeSet;
 
@@ -121,11 +122,13 @@ mod tests {
     #[test]
     fn only_committed_records_are_visited_also_before_their_files_are_moved() {
         let folder = data_dir();
-        let files = stage(folder.path(), "one", &[(1, 1), (2, 2)]);
         assert!(for_each_identity(folder.path(), |_, _| {}).is_err());
-        commit(folder.path(), &files, true);
+        let mut commits = CommitLog::open(folder.path(), 1).unwrap();
+        assert_eq!(for_each_identity(folder.path(), |_, _| {}).unwrap(), 0);
+        let files = stage(folder.path(), "one", &[(1, 1), (2, 2)]);
+        commit(&mut commits, &files, true);
         let files = stage(folder.path(), "two", &[(3_700_000, 3), (5, 4)]);
-        commit(folder.path(), &files, false);
+        commit(&mut commits, &files, false);
         stage(folder.path(), "three", &[(1, 5)]);
         let mut seen = BTreeSet::new();
         let records = for_each_identity(folder.path(), |device_id, seq| {
@@ -141,6 +144,7 @@ mod tests {
     #[test]
     fn dead_letters_are_visited_when_they_have_an_identity() {
         let folder = data_dir();
+        let mut commits = CommitLog::open(folder.path(), 1).unwrap();
         let lines = concat!(
             r#"{"reason":"a","device_id":"d\"1","seq":7,"payload":"x"}"#,
             "\n",
@@ -154,12 +158,12 @@ mod tests {
             let (kind, domain) = (FileKind::DeadLetters, Domain::SmartCity);
             writer.lines(kind, "dead-letters", domain, "1970-01-01T00", lines.as_bytes(), 3).unwrap().unwrap()
         };
-        commit(folder.path(), &[stage("one", lines)], true);
+        commit(&mut commits, &[stage("one", lines)], true);
         let mut seen = Vec::new();
         let visit = |device_id: &str, seq| seen.push((device_id.to_owned(), seq));
         assert_eq!(for_each_dead_letter_identity(folder.path(), visit).unwrap(), 1);
         assert_eq!(seen, [("d\"1".to_owned(), 7)]);
-        commit(folder.path(), &[stage("two", "{}\n{\"seq\":\n")], true);
+        commit(&mut commits, &[stage("two", "{}\n{\"seq\":\n")], true);
         let error = for_each_dead_letter_identity(folder.path(), |_, _| {}).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
     }

@@ -137,27 +137,27 @@ impl RecordDecoder {
     ///
     /// # Errors
     /// What is wrong with the record; nothing was appended and `admit` not asked.
-    pub(crate) fn push(&mut self, line: &[u8], admit: impl FnOnce(&Identity<'_>) -> bool) -> Result<bool, Fault> {
+    pub(crate) fn push(&mut self, line: &[u8], admit: impl FnOnce(&Identity<'_>) -> bool) -> Result<bool, Box<Fault>> {
         let text = std::str::from_utf8(line).map_err(|error| {
             let at = error.valid_up_to();
             let value = format!("byte {:#04x} at {at}", line.get(at).unwrap_or(&0));
-            record_fault(Reason::MalformedJson, value, "UTF-8".into())
+            Box::new(record_fault(Reason::MalformedJson, value, "UTF-8".into()))
         })?;
         self.line.begin();
         if first_byte(text) != Some(b'{') {
-            return Err(not_an_object(text));
+            return Err(Box::new(not_an_object(text)));
         }
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let read = deserializer.deserialize_map(RecordVisitor { decoder: self, text });
         if let Err(error) = read.and_then(|()| deserializer.end()) {
             let fault = record_fault(Reason::MalformedJson, near(text, error.column()), format!("JSON ({error})"));
-            return Err(self.identified(fault, text));
+            return Err(Box::new(self.identified(fault, text)));
         }
         let missing = self.line.required_seen < self.required;
         if missing || self.line.wrong.is_some() {
-            return Err(self.fault(text));
+            return Err(Box::new(self.fault(text)));
         }
-        let Some(identity) = self.identity(text) else { return Err(self.identity_fault(text)) };
+        let Some(identity) = self.identity(text) else { return Err(Box::new(self.identity_fault(text))) };
         if !admit(&identity) {
             return Ok(false);
         }
@@ -171,7 +171,8 @@ impl RecordDecoder {
     }
 
     /// Rows appended since the last batch.
-    pub(crate) fn rows(&self) -> usize {
+    #[cfg(test)]
+    fn rows(&self) -> usize {
         self.rows
     }
 
@@ -758,7 +759,7 @@ mod tests {
         let fault = decoder.push(line.as_bytes(), |_| panic!("asked for {line}")).unwrap_err();
         assert_eq!(decoder.rows(), 0);
         assert_eq!(decoder.finish().unwrap().num_rows(), 0);
-        fault
+        *fault
     }
 
     #[test]

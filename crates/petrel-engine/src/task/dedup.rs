@@ -54,7 +54,8 @@ impl SeenDevices {
     }
 
     /// Devices seen.
-    pub(crate) fn devices(&self) -> usize {
+    #[cfg(test)]
+    fn devices(&self) -> usize {
         self.devices.len()
     }
 }

@@ -49,8 +49,9 @@ pub(crate) fn append(
     writer.finish().map_err(failed)?;
     drop(writer);
     let stream_bytes = out.len() - length_at - 4;
-    let length = u32::try_from(stream_bytes)
-        .map_err(|_| TaskError::encoding(format!("groups of {view}"), format!("{stream_bytes} bytes, at most 4 GiB")))?;
+    let length = u32::try_from(stream_bytes).map_err(|_| {
+        TaskError::encoding(format!("groups of {view}"), format!("{stream_bytes} bytes, at most 4 GiB"))
+    })?;
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     Ok(())
 }

@@ -98,15 +98,10 @@ impl SqlRunner {
         }
         output.event_times = count_times(times_ms);
 
-        let partitions: Vec<(&str, u32, &SeenDevices)> = task
-            .inputs
-            .iter()
-            .zip(&seen)
-            .map(|(input, seen)| (input.topic.as_str(), input.partition, seen))
-            .collect();
+        let partitions: Vec<(&str, u32, &SeenDevices)> =
+            task.inputs.iter().zip(&seen).map(|(input, seen)| (input.topic.as_str(), input.partition, seen)).collect();
         DedupFile::write(&self.data_dir, &dedup_state, &partitions)?;
-        let blocks: Vec<MapBlock> =
-            blocks.into_iter().map(|block| MapBlock::new(block.bytes, block.groups)).collect();
+        let blocks: Vec<MapBlock> = blocks.into_iter().map(|block| MapBlock::new(block.bytes, block.groups)).collect();
         let commit = self.shuffle.write_map(task.shuffle_id, task.task, task.attempt, blocks, task.codec)?;
         if let petrel_shuffle::MapCommit::Committed { stored_bytes, .. } = commit {
             output.shuffle_bytes = stored_bytes;
@@ -197,7 +192,7 @@ impl SqlRunner {
                     output.duplicates += 1;
                     continue;
                 }
-                (_, Some(fault)) => fault,
+                (_, Some(fault)) => *fault,
                 (Seen::TooManyDevices, None) => limit_fault("too-many-devices", "device_id", max_devices),
                 (Seen::TooManyGaps, None) => limit_fault("too-many-gaps", "seq", super::dedup::MAX_INTERVALS),
                 (Seen::New, None) => continue,

@@ -66,7 +66,8 @@ impl SqlRunner {
         let absolute = self.data_dir.join(path);
         let file = File::open(&absolute).map_err(|source| TaskError::io("cannot open", &absolute, source))?;
         let failed = |error: datafusion::arrow::error::ArrowError| TaskError::corrupt(&absolute, error.to_string());
-        let batches = FileReader::try_new(file, None).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        let batches =
+            FileReader::try_new(file, None).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
         *cached = Some((path.to_owned(), batches.clone()));
         Ok(batches)
     }
@@ -81,9 +82,9 @@ impl SqlRunner {
             return Ok(seen.clone());
         }
         let mut partitions: BTreeMap<(String, u32), SeenDevices> = DedupFile::read(&self.data_dir, path)?;
-        partitions.remove(&key).ok_or_else(|| {
-            TaskError::corrupt(&self.data_dir.join(path), format!("{topic}/{partition} is not in it"))
-        })
+        partitions
+            .remove(&key)
+            .ok_or_else(|| TaskError::corrupt(&self.data_dir.join(path), format!("{topic}/{partition} is not in it")))
     }
 
     /// Remembers what was written for one partition; there are only as many as the log has.
@@ -102,9 +103,7 @@ impl TaskRunner for SqlRunner {
         Ok(match task {
             Task::Map(task) => TaskOutput::Map(self.map(task)?),
             Task::Reduce(task) => TaskOutput::Reduce(self.reduce(task)?),
-            Task::Compact(task) => {
-                TaskOutput::Compact(crate::sink::merge(&self.data_dir, task, self.spec.sink_codec)?)
-            }
+            Task::Compact(task) => TaskOutput::Compact(crate::sink::merge(&self.data_dir, task, self.spec.sink_codec)?),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! A log server in this process, a driver in a child process, executors below it.
 
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
 use petrel_core::domain::TOPIC_METADATA;
 use petrel_core::protocol::{ExecutorPhase, ExecutorStatus, PROTOCOL_VERSION};
 use petrel_core::{Codec, DesiredState, Domain, Heartbeat, Tier};
