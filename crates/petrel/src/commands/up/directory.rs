@@ -44,7 +44,7 @@ struct Places {
 
 /// A data directory that belongs to this process.
 pub(super) struct Directory {
-    /// True when an earlier run left it.
+    /// True when an earlier run has begun to commit in it.
     pub(super) is_resumed: bool,
     /// Second of the trace at which that run ended.
     pub(super) trace_start_s: f64,
@@ -56,7 +56,8 @@ pub(super) fn claim(args: &UpArgs) -> Result<Directory, CommandError> {
     let directory = &args.data_dir;
     std::fs::create_dir_all(directory).map_err(CommandError::io(directory.display().to_string()))?;
     let lock = take_lock(directory)?;
-    let is_resumed = compare(args)?;
+    compare(args)?;
+    let is_resumed = directory.join("commits").is_dir();
     let places_path = directory.join(PLACES_NAME);
     let earlier: Places =
         std::fs::read(&places_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -81,8 +82,8 @@ fn take_lock(directory: &Path) -> Result<File, CommandError> {
     }
 }
 
-/// Writes what may not change into a new directory, compares it in an old one. True for an old one.
-fn compare(args: &UpArgs) -> Result<bool, CommandError> {
+/// Writes what may not change into a new directory, compares it in an old one.
+fn compare(args: &UpArgs) -> Result<(), CommandError> {
     let path = args.data_dir.join(JOB_NAME);
     let name = path.display().to_string();
     let wanted = JobFile {
@@ -93,8 +94,7 @@ fn compare(args: &UpArgs) -> Result<bool, CommandError> {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write(&path, &wanted)?;
-            return Ok(false);
+            return write(&path, &wanted);
         }
         Err(source) => return Err(CommandError::Io { what: name, source }),
     };
@@ -110,7 +110,7 @@ fn compare(args: &UpArgs) -> Result<bool, CommandError> {
     kept("--domains", wanted.domains, found.domains)?;
     kept("--partitions", wanted.partitions.to_string(), found.partitions.to_string())?;
     kept("--reduce-partitions", wanted.reduce_partitions.to_string(), found.reduce_partitions.to_string())?;
-    Ok(true)
+    Ok(())
 }
 
 /// What decides how a trace goes: the same text means the same curve.

@@ -30,7 +30,7 @@ use petrel_ingest::LogServer;
 use petrel_policy::POLICIES;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -266,6 +266,15 @@ fn play_burst(burst: &Mutex<ManualBurst>, fleet: &Child) -> bool {
         }
         None => false,
     }
+}
+
+/// What drives the load: the family of the trace, or the name of its file.
+fn trace_name(args: &UpArgs) -> String {
+    if args.gateway.upstream_broker.is_some() {
+        return "upstream broker".to_string();
+    }
+    let file = Path::new(&args.fleet.trace).file_name();
+    file.map_or_else(|| args.fleet.trace.clone(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The fleet's figures, once it plays.

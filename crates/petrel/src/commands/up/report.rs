@@ -1,6 +1,6 @@
 //! What did a run do? The summary at the end, for people and as JSON.
 
-use super::{Running, UpArgs, fleet_status};
+use super::{Running, UpArgs, fleet_status, trace_name};
 use crate::commands::verify::{self, Check};
 use crate::error::CommandError;
 use crate::table::{grouped, two_columns};
@@ -49,7 +49,6 @@ pub(super) fn check_writable(path: &Path) -> Result<(), CommandError> {
 /// Puts the figures of a run that has ended together.
 pub(super) fn report(args: &UpArgs, job: &Running, summary: RunSummary) -> Result<Report, CommandError> {
     let log = petrel_ingest::connect(&job.log_url)?;
-    let trace = Path::new(&args.fleet.trace).file_name();
     Ok(Report {
         records: if job.fleet.is_some() {
             records_of_the_fleet(args, job, log.as_ref())?
@@ -62,7 +61,7 @@ pub(super) fn report(args: &UpArgs, job: &Running, summary: RunSummary) -> Resul
         cost_usd: summary.cost_usd,
         decisions: summary.decisions,
         policy: summary.policy,
-        trace: trace.map_or_else(|| args.fleet.trace.clone(), |name| name.to_string_lossy().into_owned()),
+        trace: trace_name(args),
         seed: args.fleet.seed,
     })
 }

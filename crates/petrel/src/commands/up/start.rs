@@ -1,7 +1,7 @@
 //! How does everything come up, in order, with a line each?
 
 use super::directory::Directory;
-use super::{ManualBurst, Running, UpArgs, lock, now_ms, text_field};
+use super::{ManualBurst, Running, UpArgs, lock, now_ms, text_field, trace_name};
 use crate::broker::{self, BrokerAddress};
 use crate::error::CommandError;
 use crate::options::{UPSTREAM_VARIABLE, domain_list, flags};
@@ -250,7 +250,7 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
         },
         slo: Slo { p95_ms: control.slo_p95_ms },
         capacity_prior: cores * RECORDS_PER_S_AND_CORE,
-        trace: args.fleet.trace.clone(),
+        trace: trace_name(args),
         domain: domain_list(&args.fleet.domains),
         provisioning_note,
         ..ControlSettings::new(JOB_NAME, &args.data_dir)
