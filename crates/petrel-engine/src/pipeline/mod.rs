@@ -7,7 +7,7 @@
 //!  CREATE VIEW <any name> AS   windows of the event time over validated       ─▶ sink, Parquet, and topic
 //! ```
 //!
-//! `docs/pipelines.md` describes the format. Driver and executors plan the same text and compare [`Pipelines::fingerprint`].
+//! `docs/pipelines.md` describes the format. Driver and executors plan the same text and compare their fingerprints.
 
 mod leaf;
 pub(crate) mod schema;

@@ -82,7 +82,7 @@ pub struct MapTask {
     pub attempt: u32,
     /// What to read; one entry for a partition.
     pub inputs: Vec<InputRange>,
-    /// Snapshot of the device metadata, see [`crate::task::devices`]; `None` while there is none.
+    /// Snapshot of the device metadata, with the schema [`crate::pipeline::devices_schema`]; `None` while there is none.
     pub devices: Option<String>,
     /// Watermark of the last commit: windows that end at or before it are closed, and records that
     /// belong to them are late. `None` before the first commit.
