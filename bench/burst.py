@@ -24,12 +24,12 @@ import time
 
 from common import Up, build, machine, median
 
-LEAD_IN_S = 10
+LEAD_IN_S = 6
 
 
 def write_trace(path, seed, base, ratio):
     dice = random.Random(seed)
-    quiet, climb, peak, tail = dice.randint(10, 16), dice.randint(12, 18), 14, 4
+    quiet, climb, peak, tail = dice.randint(8, 12), dice.randint(12, 18), 9, 1
     with open(path, "w", encoding="utf-8") as out:
         out.write("bin_start_s,count\n")
         for second in range(LEAD_IN_S + quiet + climb + peak + tail + 30):
