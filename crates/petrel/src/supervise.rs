@@ -254,14 +254,15 @@ fn watch(shared: &Shared) {
 /// Runs the process until it ends.
 fn run_once(shared: &Shared) -> Result<ExitStatus, CommandError> {
     let spec = &shared.spec;
-    let program = std::env::current_exe().map_err(CommandError::io("path of this program"))?;
     let log_path = spec.log_path();
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(&log_path)
         .map_err(CommandError::io(log_path.display().to_string()))?;
-    let mut command = Command::new(program);
+    // Leads to the running binary even when its file was replaced, so that a child is never of another version.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("petrel");
     for (variable, _) in std::env::vars_os() {
         let is_setting = variable.to_str().is_some_and(|name| name.starts_with("PETREL_"));
         if is_setting && variable != INHERITED_VARIABLE {

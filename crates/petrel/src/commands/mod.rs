@@ -58,6 +58,8 @@ pub(crate) fn read_commands<C: DeserializeOwned + Send + 'static>() -> Receiver<
 /// Makes this process die with its parent, so that kill -9 of `petrel up` leaves nobody behind.
 pub(crate) fn die_with_parent(parent: Option<u32>) {
     let Some(parent) = parent else { return };
+    // It was started through a link, whose name `top` would show.
+    let _cosmetic = rustix::thread::set_name(c"petrel");
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)) {
         tracing::warn!(%error, "this process may outlive its parent");
     }
