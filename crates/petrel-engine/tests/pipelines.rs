@@ -102,6 +102,11 @@ fn views_outside_the_supported_shapes_are_refused() {
         "counts",
         &["date_bin", "10 seconds"],
     );
+    let shifted = "FROM (SELECT kind, event_time - INTERVAL '1 hour' AS event_time FROM validated)";
+    let query = format!("SELECT {WINDOW} AS window_start, count(*) {shifted} GROUP BY {WINDOW}");
+    assert_refused(&with_view(&query), "counts", &["another `event_time`"]);
+    let seconds = format!("arrow_cast({WINDOW}, 'Timestamp(Second, None)') AS window_start, count(*)");
+    assert_refused(&grouped(&seconds, WINDOW), "counts", &["window_start"]);
     let ordered = format!("SELECT {WINDOW} AS window_start, count(*) FROM validated GROUP BY {WINDOW} ORDER BY 1");
     assert_refused(&with_view(&ordered), "counts", &["Sort"]);
     assert_refused(&with_view("SELECT kind, row_number() OVER () FROM validated"), "counts", &["WindowAggr"]);

@@ -33,6 +33,10 @@ fn beat(shared: &Arc<Shared>, url: &str) {
     loop {
         next = (next + BEAT).max(Instant::now());
         if shared.wait_for_end(next.saturating_duration_since(Instant::now())) {
+            // The batches of the last second belong into the controller's figures too.
+            if let Err(reason) = post(&agent, url, &shared.heartbeat()) {
+                tracing::debug!(reason, "last heartbeat not answered");
+            }
             return;
         }
         let heartbeat = shared.heartbeat();

@@ -117,6 +117,8 @@ pub(super) struct JobLoop {
     tier: Tier,
     codec: Codec,
     plan_fingerprint: Option<String>,
+    /// A drain was asked for while the log could not be reached.
+    drain_waits: bool,
     abandoned: u32,
     needs_sweep: bool,
     cpu_sampled: Instant,
@@ -239,6 +241,7 @@ impl JobLoop {
             tier,
             codec,
             plan_fingerprint: None,
+            drain_waits: false,
             abandoned: 0,
             // An executor of a former driver may have written a last file after the sweep of the start.
             needs_sweep: true,
@@ -283,6 +286,9 @@ impl JobLoop {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if self.drain_waits {
+                self.begin_drain()?;
             }
             self.step_executors()?;
             if let Mode::Leaving { since, kill_after } = self.mode {
@@ -937,12 +943,15 @@ impl JobLoop {
                 let non_empty = ranges.into_iter().filter(|(_, _, start, end)| end > start);
                 self.drain_to = non_empty.map(|(topic, partition, _, end)| ((topic, partition), end)).collect();
                 self.mode = Mode::Draining;
+                self.drain_waits = false;
                 tracing::info!("draining");
             }
-            // Asked for again: the caller waits until its deadline.
+            // Tried again in the next round: the caller waits until its deadline.
             Err(EngineError::Log(error)) => {
-                tracing::warn!(%error, "log cannot be reached, drain waits");
-                let _ = self.shared.events.try_send(Event::Drain);
+                if !self.drain_waits {
+                    tracing::warn!(%error, "log cannot be reached, drain waits");
+                }
+                self.drain_waits = true;
             }
             Err(error) => return Err(error),
         }

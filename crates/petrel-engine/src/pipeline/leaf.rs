@@ -10,7 +10,7 @@ use datafusion::common::{Result, Statistics};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType, reset_plan_states};
 use datafusion::physical_plan::memory::MemoryStream;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{
@@ -144,8 +144,8 @@ impl ExecutionPlan for InputExec {
     }
 }
 
-/// The same plan with the leaves called `name` holding `batches`. Operators with state are made
-/// anew on the way up, so that a plan can be run any number of times.
+/// The same plan with the leaves called `name` holding `batches`, as if it had never run: a join keeps the side that it
+/// built, so every operator's state is reset.
 pub(crate) fn fill(
     plan: Arc<dyn ExecutionPlan>,
     inputs: &[(&str, Vec<RecordBatch>)],
@@ -160,5 +160,5 @@ pub(crate) fn fill(
         let leaf = InputExec { batches: batches.clone(), ..leaf.clone() };
         Ok(Transformed::yes(Arc::new(leaf) as Arc<dyn ExecutionPlan>))
     })?;
-    Ok(filled.data)
+    reset_plan_states(filled.data)
 }

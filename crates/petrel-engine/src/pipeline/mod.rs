@@ -339,3 +339,43 @@ fn check_columns(view: &str, plan: &Arc<dyn ExecutionPlan>) -> Result<SchemaRef,
     }
     Ok(schema)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
+
+    const SQL: &str =
+        "CREATE TABLE raw (device_id VARCHAR NOT NULL, event_time TIMESTAMP NOT NULL, seq BIGINT NOT NULL);
+        CREATE VIEW validated AS
+        SELECT raw.*, devices.area FROM raw LEFT JOIN devices ON raw.device_id = devices.device_id;";
+
+    fn devices(area: &str) -> Vec<RecordBatch> {
+        let text = |value: &str| -> ArrayRef { Arc::new(StringArray::from(vec![value])) };
+        let number = || -> ArrayRef { Arc::new(Float64Array::from(vec![1.0])) };
+        let columns = vec![text("d"), text("x"), text("x"), text(area), text("x"), number(), number()];
+        vec![RecordBatch::try_new(devices_schema(), columns).unwrap()]
+    }
+
+    #[test]
+    fn every_run_joins_with_the_devices_that_it_was_given() {
+        let spec = PipelineSpec { domain: Domain::SmartCity, sql: SQL.into() };
+        let pipelines = Pipelines::plan(&[spec], &Resources::unbounded()).unwrap();
+        let pipeline = pipelines.of(Domain::SmartCity).unwrap();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["d"])),
+            Arc::new(TimestampMillisecondArray::from(vec![1_000])),
+            Arc::new(Int64Array::from(vec![1])),
+        ];
+        let raw = RecordBatch::try_new(Arc::clone(&pipeline.raw), columns).unwrap();
+        let area = |devices: Vec<RecordBatch>| {
+            let plan = pipeline.validated_plan(vec![raw.clone()], devices);
+            let rows = pipelines.collect("validated", plan).unwrap();
+            let area = rows[0].column_by_name("area").unwrap().as_string::<i32>();
+            area.is_valid(0).then(|| area.value(0).to_owned())
+        };
+        assert_eq!(area(Vec::new()), None);
+        assert_eq!(area(devices("north")).as_deref(), Some("north"));
+        assert_eq!(area(devices("south")).as_deref(), Some("south"));
+    }
+}

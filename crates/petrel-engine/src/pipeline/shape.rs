@@ -36,7 +36,7 @@ pub(crate) fn check_validated(plan: &LogicalPlan) -> Result<(), PipelineError> {
         _ => false,
     })?;
     for (name, _) in identity_columns() {
-        if !passes_through(plan, name) {
+        if !passes_through(plan, name, "raw") {
             return Err(PipelineError::Missing {
                 view: "validated".into(),
                 missing: format!("column `{name}` of raw, unchanged,"),
@@ -79,6 +79,10 @@ pub(crate) fn check_window_view(view: &str, plan: &LogicalPlan) -> Result<Window
     let [aggregate] = aggregates.as_slice() else {
         return Err(unsupported(view, format!("{} aggregations", aggregates.len()), WINDOW_SHAPE));
     };
+    // Whether a record is late is judged by its own time, so the windows must be cut from the same.
+    if !passes_through(&aggregate.input, "event_time", "validated") {
+        return Err(unsupported(view, "another `event_time` than that of validated", WINDOW_SHAPE));
+    }
     for expression in &aggregate.aggr_expr {
         check_aggregate(view, expression)?;
     }
@@ -147,8 +151,8 @@ fn reads_only(plan: &LogicalPlan, table: &str) -> bool {
     }
 }
 
-/// True when the outermost SELECT hands the column of `raw` on as it is.
-fn passes_through(plan: &LogicalPlan, name: &str) -> bool {
+/// True when the outermost SELECT hands the column of `table` on as it is.
+fn passes_through(plan: &LogicalPlan, name: &str, table: &str) -> bool {
     match plan {
         LogicalPlan::Projection(projection) => projection.expr.iter().any(|expression| {
             let is_named = expression.schema_name().to_string().rsplit('.').next() == Some(name);
@@ -156,11 +160,12 @@ fn passes_through(plan: &LogicalPlan, name: &str) -> bool {
             is_named
                 && matches!(source, Expr::Column(column) if column.name == name
                     && column.relation.as_ref().is_none_or(|relation| relation.table() != "devices"))
-                && passes_through(&projection.input, name)
+                && passes_through(&projection.input, name, table)
         }),
-        LogicalPlan::SubqueryAlias(alias) => passes_through(&alias.input, name),
-        LogicalPlan::Join(join) => passes_through(&join.left, name),
-        LogicalPlan::TableScan(scan) => scan.table_name.table() == "raw",
+        LogicalPlan::SubqueryAlias(alias) => passes_through(&alias.input, name, table),
+        LogicalPlan::Filter(filter) => passes_through(&filter.input, name, table),
+        LogicalPlan::Join(join) => passes_through(&join.left, name, table),
+        LogicalPlan::TableScan(scan) => scan.table_name.table() == table,
         _ => false,
     }
 }

@@ -245,7 +245,7 @@ fn check_result(name: &str, schema: &SchemaRef) -> Result<(), PipelineError> {
     let is_there = schema
         .fields()
         .iter()
-        .any(|field| field.name() == "window_start" && matches!(field.data_type(), DataType::Timestamp(_, None)));
+        .any(|field| field.name() == "window_start" && *field.data_type() == super::schema::TIMESTAMP_MS);
     if is_there {
         return Ok(());
     }

@@ -26,6 +26,9 @@ const MAX_LEARNED_KEY_BYTES: usize = 64;
 const TEXT_BYTES_PER_ROW: usize = 16;
 /// More rows than this get no room in advance.
 const MAX_EXPECTED_ROWS: usize = 1 << 17;
+/// Years 1677 to 2262, less a day at both ends: windows are cut in nanoseconds.
+const EVENT_TIMES_MS: std::ops::RangeInclusive<i64> =
+    i64::MIN / 1_000_000 + 86_400_000..=i64::MAX / 1_000_000 - 86_400_000;
 /// Stands for no key.
 const NO_KEY: usize = usize::MAX;
 
@@ -218,6 +221,9 @@ impl RecordDecoder {
 
     fn identity<'t>(&'t self, text: &'t str) -> Option<Identity<'t>> {
         let Some(Value::Integer(event_time_ms)) = self.value_of(self.event_time) else { return None };
+        if !EVENT_TIMES_MS.contains(&event_time_ms) {
+            return None;
+        }
         let seq = self.seq().filter(|seq| *seq >= 1)?;
         Some(Identity { device_id: self.device_id(text)?, seq, event_time_ms })
     }
@@ -265,7 +271,11 @@ impl RecordDecoder {
             };
             (self.seq, seq, EXPECTED_SEQ.into())
         } else {
-            (self.event_time, String::new(), EXPECTED_TIME.into())
+            let event_time = match self.value_of(self.event_time) {
+                Some(Value::Integer(event_time_ms)) => event_time_ms.to_string(),
+                _ => String::new(),
+            };
+            (self.event_time, event_time, EXPECTED_TIME.into())
         };
         let reason = if value.is_empty() { Reason::MissingField } else { Reason::OutOfBounds };
         let field = self.field_name(column);
@@ -869,9 +879,15 @@ mod tests {
     }
 
     #[test]
-    fn any_event_time_is_a_row() {
+    fn an_event_time_outside_what_nanoseconds_can_say_is_refused() {
         let mut decoder = decoder();
-        for time in [i64::MIN, -1, 0, i64::MAX] {
+        for time in [i64::MIN, *EVENT_TIMES_MS.start() - 1, EVENT_TIMES_MS.end() + 1, i64::MAX] {
+            let line = format!(r#"{{"device_id":"a","event_time":{time},"seq":1}}"#);
+            let fault = decoder.push(line.as_bytes(), |_| true).unwrap_err();
+            let found = (fault.reason, fault.field.as_str(), fault.value.as_str(), fault.seq);
+            assert_eq!(found, ("out-of-bounds", "event_time", time.to_string().as_str(), Some(1)));
+        }
+        for time in [*EVENT_TIMES_MS.start(), -1, 0, *EVENT_TIMES_MS.end()] {
             let line = format!(r#"{{"device_id":"a","event_time":{time},"seq":1}}"#);
             assert_eq!(decoder.push(line.as_bytes(), |identity| identity.event_time_ms == time), Ok(true));
         }

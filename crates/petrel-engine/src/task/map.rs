@@ -10,8 +10,9 @@
 use super::decode::{Fault, RecordDecoder};
 use super::dedup::{DedupFile, Seen, SeenDevices};
 use super::reduce::{fingerprint, view_key};
-use super::runner::{SqlRunner, thread_cpu_ms};
+use super::runner::SqlRunner;
 use super::{FileKind, InputDone, InputRange, MapOutput, MapTask, StagedFile, groups};
+use crate::cpu_share::thread_cpu_time;
 use crate::driver::now_ms;
 use crate::error::TaskError;
 use crate::pipeline::{Check, Pipeline, event_times};
@@ -24,6 +25,7 @@ use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use petrel_core::Domain;
 use petrel_ingest::dead_letter::{DeadLetter, lossy_head};
 use petrel_ingest::log::{Fetched, TopicPartition};
+use petrel_ingest::validate::Reason;
 use petrel_shuffle::MapBlock;
 use std::collections::BTreeMap;
 
@@ -43,7 +45,7 @@ struct DomainRecords {
 
 impl SqlRunner {
     pub(super) fn map(&self, task: &MapTask) -> Result<MapOutput, TaskError> {
-        let cpu_before_ms = thread_cpu_ms();
+        let cpu_before = thread_cpu_time();
         let name = format!("b{}-m{}-a{}", task.batch, task.task, task.attempt);
         let dedup_state = format!("state/seen-{name}");
         let mut output = MapOutput::default();
@@ -109,7 +111,7 @@ impl SqlRunner {
         for (input, seen) in task.inputs.iter().zip(seen) {
             self.remember_seen(input.topic.clone(), input.partition, dedup_state.clone(), seen);
         }
-        output.cpu_ms = thread_cpu_ms() - cpu_before_ms;
+        output.cpu_ms = thread_cpu_time().saturating_sub(cpu_before).as_secs_f64() * 1e3;
         Ok(output)
     }
 
@@ -179,9 +181,12 @@ impl SqlRunner {
                 }
                 Ok(false) => None,
                 Err(fault) => {
-                    // A refused record is sent again like any other, and must be refused only once.
+                    // A refused record is sent again like any other, and must be refused only once. What can be read of a
+                    // broken line may be the identity of another record.
                     found = match (fault.device_id.as_deref(), fault.seq) {
-                        (Some(device_id), Some(seq)) => seen.observe(device_id, seq, max_devices),
+                        (Some(device_id), Some(seq)) if seq >= 1 && fault.reason != Reason::MalformedJson.name() => {
+                            seen.observe(device_id, seq, max_devices)
+                        }
                         _ => Seen::New,
                     };
                     Some(fault)

@@ -1,8 +1,9 @@
 //! A reduce task: the partial windows of one partition merged with its state, and those closed that the watermark passed.
 
 use super::groups::{self, ViewGroups};
-use super::runner::{SqlRunner, thread_cpu_ms};
+use super::runner::SqlRunner;
 use super::{FileKind, ReduceOutput, ReduceTask, StagedFile};
+use crate::cpu_share::thread_cpu_time;
 use crate::error::TaskError;
 use crate::pipeline::{Pipeline, WindowView};
 use crate::sink::{SinkWriter, hour_of, to_json_lines};
@@ -16,7 +17,7 @@ type Groups = BTreeMap<String, Vec<RecordBatch>>;
 
 impl SqlRunner {
     pub(super) fn reduce(&self, task: &ReduceTask) -> Result<ReduceOutput, TaskError> {
-        let cpu_before_ms = thread_cpu_ms();
+        let cpu_before = thread_cpu_time();
         let name = format!("b{}-r{}-a{}", task.batch, task.reduce, task.attempt);
         let state_path = task.state.as_ref().map(|path| self.data_dir.join(path));
         let mut stored = Groups::new();
@@ -67,7 +68,7 @@ impl SqlRunner {
             groups::write_state(&self.data_dir.join(&path), &state)?;
             Some(path)
         };
-        output.cpu_ms = thread_cpu_ms() - cpu_before_ms;
+        output.cpu_ms = thread_cpu_time().saturating_sub(cpu_before).as_secs_f64() * 1e3;
         Ok(output)
     }
 

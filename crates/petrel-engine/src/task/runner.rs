@@ -107,9 +107,3 @@ impl TaskRunner for SqlRunner {
         })
     }
 }
-
-/// CPU time of the calling thread, milliseconds.
-pub(super) fn thread_cpu_ms() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-}
