@@ -20,6 +20,8 @@ const REGIMES: usize = 4;
 const PENDING: usize = 128;
 /// Above this rate inputs are cut off, so that no sum overflows.
 const HIGHEST_RATE: f64 = 1e12;
+/// The first seconds with records set the level anew each: devices are still connecting, and that is no burst.
+const WARM_UP_S: u32 = 3;
 /// A pause or clock jump longer than this starts the level anew.
 const LONGEST_GAP_S: i64 = 60;
 
@@ -148,6 +150,8 @@ pub struct Forecaster {
     calibrations: Vec<Calibration>,
     pending: Vec<Option<PendingForecast>>,
     last: Option<(i64, i64)>,
+    /// Seconds since the first record, up to [`WARM_UP_S`].
+    warm_s: u32,
     centres: [Centre; HORIZONS],
     quantiles: [[f64; 3]; HORIZONS],
 }
@@ -176,6 +180,7 @@ impl Forecaster {
             calibrations: (0..REGIMES).flat_map(|_| HORIZONS_S.into_iter().map(calibration)).collect(),
             pending: vec![None; PENDING],
             last: None,
+            warm_s: 0,
             centres: [Centre::default(); HORIZONS],
             quantiles: [[0.0; 3]; HORIZONS],
         }
@@ -208,6 +213,10 @@ impl Forecaster {
             }
         };
         self.last = Some((time_ms, second));
+        if self.warm_s < WARM_UP_S {
+            self.warm_s += u32::from(rate > 0.0);
+            self.restart(rate);
+        }
         self.learn_from_outcomes(second, rate);
         self.onset.observe(rate);
         let attention = match self.onset.regime() {
