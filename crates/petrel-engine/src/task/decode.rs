@@ -923,7 +923,7 @@ mod tests {
 
         #[test]
         fn values_survive(
-            device_id in ".{1,30}", seq in 1..=i64::MAX, time in any::<i64>(),
+            device_id in ".{1,30}", seq in 1..=i64::MAX, time in EVENT_TIMES_MS,
             kind in prop::option::of(".*"), count in prop::option::of(any::<i32>()), speed in -1e6_f64..1e6,
         ) {
             let value = serde_json::json!({
