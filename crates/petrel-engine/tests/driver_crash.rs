@@ -21,7 +21,7 @@ use petrel_engine::task::{
 use petrel_engine::wire::ExecutorJob;
 use petrel_ingest::log::{Log, TopicPartition};
 use petrel_shuffle::{MapBlock, Shuffle, ShuffleClient};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 const WINDOW_MS: i64 = 10_000;
 
@@ -273,19 +272,7 @@ fn kills_at_seeded_moments_lose_and_double_nothing() {
         println!("seed {seed}");
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let mut cluster = Cluster::start();
-        let mut driver = cluster.start_driver(&[]);
-        for _round in 0..8 {
-            cluster.produce(40, &mut rng);
-            // A moment, not a synchronisation: anywhere within a batch.
-            std::thread::sleep(Duration::from_millis(rng.random_range(0..400)));
-            if rng.random_range(0..3) == 0 {
-                driver.kill();
-                driver = cluster.start_driver(&[]);
-            } else if let Some(executor) = driver.any_executor(&mut rng) {
-                common::kill(executor);
-            }
-        }
-        cluster.produce(40, &mut rng);
+        let driver = common::produce_under_kills(&mut cluster, &mut rng, 8, 40, 400);
         driver.drain();
         assert_exact(&cluster, &cluster.expected);
         assert_eq!(cluster.leftovers(), Vec::<String>::new(), "seed {seed}");

@@ -11,11 +11,10 @@ use petrel_engine::commit_log::read_state;
 use petrel_engine::executor::{ENV_EXECUTOR, ExecutorArgs, run_executor};
 use petrel_engine::sink::for_each_identity;
 use petrel_engine::task::{JobSpec, PipelineSpec};
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 /// `vehicles` is `seq % 30`: one record in thirty breaks the CHECK.
 const SQL: &str = "
@@ -154,19 +153,7 @@ fn kills_at_seeded_moments_change_no_count() {
         println!("seed {seed}");
         let mut rng = Pcg64Mcg::seed_from_u64(seed);
         let mut cluster = Cluster::start();
-        let mut driver = cluster.start_driver(&[]);
-        for _round in 0..6 {
-            cluster.produce(60, &mut rng);
-            // A moment, not a synchronisation: anywhere within a batch.
-            std::thread::sleep(Duration::from_millis(rng.random_range(0..600)));
-            if rng.random_range(0..3) == 0 {
-                driver.kill();
-                driver = cluster.start_driver(&[]);
-            } else if let Some(executor) = driver.any_executor(&mut rng) {
-                common::kill(executor);
-            }
-        }
-        cluster.produce(60, &mut rng);
+        let driver = common::produce_under_kills(&mut cluster, &mut rng, 6, 60, 600);
         driver.drain();
         assert_exact(&cluster);
         assert_eq!(cluster.leftovers(), Vec::<String>::new(), "seed {seed}");

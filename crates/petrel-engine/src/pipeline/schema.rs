@@ -1,5 +1,6 @@
 //! Which columns do the JSON records have? `CREATE TABLE raw (...)` read as an Arrow schema.
 
+use super::statements::unsupported;
 use crate::error::PipelineError;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::sql::sqlparser::ast::{self, ColumnOption};
@@ -41,10 +42,10 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<(SchemaRef, Vec<C
     for column in columns {
         let name = column_name(&column.name);
         if fields.iter().any(|field| *field.name() == name) {
-            return Err(unsupported(format!("column `{name}` twice"), "each column once"));
+            return Err(unsupported("raw", format!("column `{name}` twice"), "each column once"));
         }
         let data_type = column_type(&column.data_type)
-            .ok_or_else(|| unsupported(format!("column `{name}` of type {}", column.data_type), COLUMN_TYPES))?;
+            .ok_or_else(|| unsupported("raw", format!("column `{name}` of type {}", column.data_type), COLUMN_TYPES))?;
         let mut nullable = true;
         for option in &column.options {
             match &option.option {
@@ -55,7 +56,7 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<(SchemaRef, Vec<C
                 }
                 _ => {
                     let found = format!("`{}` on column `{name}`", option.option);
-                    return Err(unsupported(found, "NOT NULL, NULL and CHECK (expression)"));
+                    return Err(unsupported("raw", found, "NOT NULL, NULL and CHECK (expression)"));
                 }
             }
         }
@@ -75,10 +76,6 @@ pub(crate) fn raw_schema(columns: &[ast::ColumnDef]) -> Result<(SchemaRef, Vec<C
         }
     }
     Ok((Arc::new(Schema::new(fields)), checks))
-}
-
-fn unsupported(found: impl Into<String>, supported: impl Into<String>) -> PipelineError {
-    PipelineError::Unsupported { view: "raw".into(), found: found.into(), supported: supported.into() }
 }
 
 /// SQL folds unquoted names to lower case.

@@ -177,6 +177,31 @@ impl Cluster {
     }
 }
 
+/// Produces `rounds` times and kills the driver or an executor after each, at a moment within `longest_pause_ms`; answers
+/// the driver that is left, with a last round of records before it.
+pub fn produce_under_kills(
+    cluster: &mut Cluster,
+    rng: &mut Pcg64Mcg,
+    rounds: usize,
+    steps: u64,
+    longest_pause_ms: u64,
+) -> DriverProcess {
+    let mut driver = cluster.start_driver(&[]);
+    for _ in 0..rounds {
+        cluster.produce(steps, rng);
+        // A moment, not a synchronisation: anywhere within a batch.
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..longest_pause_ms)));
+        if rng.random_range(0..3) == 0 {
+            driver.kill();
+            driver = cluster.start_driver(&[]);
+        } else if let Some(executor) = driver.any_executor(rng) {
+            kill(executor);
+        }
+    }
+    cluster.produce(steps, rng);
+    driver
+}
+
 pub fn record_line(device: &str, time_ms: i64, seq: u64) -> String {
     format!(
         r#"{{"device_id":"{device}","event_time":{time_ms},"seq":{seq},"domain":"smart-city","kind":"traffic","speed_kmh":{}.5,"vehicles":{}}}"#,
