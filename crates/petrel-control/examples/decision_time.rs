@@ -33,6 +33,7 @@ fn heartbeat(sequence: u64, now_ms: i64) -> Heartbeat {
         duration_ms: 400.0,
         task_cpu_ms: 1_000.0,
         overhead_ms: 50.0,
+        input_bytes: 0,
         shuffle_bytes: 0,
         latency_counts: vec![400; 121],
     };

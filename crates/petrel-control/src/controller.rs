@@ -76,6 +76,7 @@ impl ControlSettings {
                 max_step_down: 2,
                 scale_down_hold_s: 30.0,
                 budget_usd_per_hour: 10.0,
+                max_prewarm: 0,
             },
             slo: Slo { p95_ms: 3_000.0 },
             prices: Prices::default(),
@@ -301,6 +302,8 @@ impl Controller {
             state.last_commit_ms = state.last_commit_ms.max(batch.committed_ms);
             state.capacity.learn(batch, cpu);
             state.interval.records += batch.records;
+            state.interval.input_bytes += batch.input_bytes;
+            state.interval.shuffle_bytes += batch.shuffle_bytes;
             state.interval.batches += 1;
             state.interval.batch_ms += batch.duration_ms;
             add_counts(&mut state.interval.latency_counts, &batch.latency_counts);
@@ -381,7 +384,8 @@ impl Controller {
             slo: self.settings.slo,
             prices: self.settings.prices,
             limits: self.settings.limits,
-            target: state.desired.executors,
+            desired: state.desired,
+            interval_s: self.settings.interval_s,
         };
         let busy = (state.started_ms, state.last_waiting_ms);
         let observation =

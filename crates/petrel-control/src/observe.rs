@@ -2,7 +2,7 @@
 
 use petrel_core::protocol::{BatchReport, ExecutorPhase, Heartbeat, latency_quantile_ms};
 use petrel_core::signal::PatternFeatures;
-use petrel_core::{Limits, Observation, Prices, Signal, Slo, Weights};
+use petrel_core::{DesiredState, Limits, Observation, Prices, Signal, Slo, Weights};
 use std::collections::BTreeMap;
 
 /// Signals older than this are left out of the forecast, milliseconds.
@@ -58,6 +58,8 @@ pub(crate) struct Interval {
     pub(crate) records: u64,
     pub(crate) batches: u64,
     pub(crate) batch_ms: f64,
+    pub(crate) input_bytes: u64,
+    pub(crate) shuffle_bytes: u64,
     pub(crate) latency_counts: Vec<u64>,
 }
 
@@ -113,7 +115,8 @@ pub(crate) struct Bounds {
     pub(crate) slo: Slo,
     pub(crate) prices: Prices,
     pub(crate) limits: Limits,
-    pub(crate) target: u32,
+    pub(crate) desired: DesiredState,
+    pub(crate) interval_s: f64,
 }
 
 /// Builds the observation of one decision.
@@ -142,6 +145,9 @@ pub(crate) fn observe(
         })
         .unwrap_or_default();
     let counts = &interval.latency_counts;
+    let executor_memory_gb = heartbeat.map_or(0.5, |beat| beat.executor_memory_gb);
+    let cost_usd_per_hour = bounds.prices.usd_per_hour(running + starting, executor_memory_gb);
+    let budget = bounds.limits.budget_usd_per_hour;
     Observation {
         time_s: (now_ms - started_ms) as f64 / 1_000.0,
         arrival_rate,
@@ -149,8 +155,8 @@ pub(crate) fn observe(
         backlog_records: (queued + heartbeat.map_or(0, |beat| beat.lag_records)) as f64,
         executors_running: running,
         executors_starting: starting,
-        executors_target: bounds.target,
-        executor_memory_gb: heartbeat.map_or(0.5, |beat| beat.executor_memory_gb),
+        executors_target: bounds.desired.executors,
+        executor_memory_gb,
         cpu_utilisation: if cpu.is_empty() { 0.0 } else { cpu.iter().sum::<f64>() / cpu.len() as f64 },
         tasks_pending: heartbeat.map_or(0, |beat| beat.tasks_pending),
         tasks_running: heartbeat.map_or(0, |beat| beat.tasks_running),
@@ -170,6 +176,17 @@ pub(crate) fn observe(
         slo: bounds.slo,
         prices: bounds.prices,
         limits: bounds.limits,
+        interval_s: bounds.interval_s,
+        // The embedded engine keeps no warm pool and reads every shuffle block once.
+        executors_prewarmed: 0,
+        data_temperature: 0.0,
+        memory_utilisation: 0.0,
+        cost_usd_per_hour,
+        budget_burn: if budget > 0.0 { cost_usd_per_hour / budget } else { 1.0 },
+        volume_mb_per_s: interval.input_bytes as f64 / 1e6 / elapsed_s,
+        shuffle_mb_per_s: interval.shuffle_bytes as f64 / 1e6 / elapsed_s,
+        tier: bounds.desired.tier,
+        codec: bounds.desired.codec,
     }
 }
 

@@ -35,6 +35,7 @@ fn batch(number: u64, committed_ms: i64, records: u64, latency_ms: f64) -> Batch
         duration_ms: 300.0,
         task_cpu_ms: records as f64 * 0.02,
         overhead_ms: 50.0,
+        input_bytes: 0,
         shuffle_bytes: 0,
         latency_counts,
     }

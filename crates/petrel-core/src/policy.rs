@@ -67,6 +67,9 @@ pub struct Limits {
     pub scale_down_hold_s: f64,
     /// Most dollars per hour that running and starting executors may cost.
     pub budget_usd_per_hour: f64,
+    /// Most spare executors kept warm; 0 where the engine has no warm pool.
+    #[serde(default)]
+    pub max_prewarm: u32,
 }
 
 /// Everything a policy may use for one decision. Rates are records/s, times seconds unless the
@@ -128,6 +131,40 @@ pub struct Observation {
     pub prices: Prices,
     /// Bounds in force.
     pub limits: Limits,
+    /// Seconds between two decisions.
+    #[serde(default = "five_seconds")]
+    pub interval_s: f64,
+    /// Executors kept warm and not taking tasks.
+    #[serde(default)]
+    pub executors_prewarmed: u32,
+    /// Memory in use on the running executors as a share of their memory, 0 to 1.
+    #[serde(default)]
+    pub memory_utilisation: f64,
+    /// Dollars per hour of everything that is paid for now: executors running, starting and warm, memory, storage.
+    #[serde(default)]
+    pub cost_usd_per_hour: f64,
+    /// Share of the hourly budget that this is, 0 to 1.
+    #[serde(default)]
+    pub budget_burn: f64,
+    /// Input bytes committed in the last interval, megabytes per second.
+    #[serde(default)]
+    pub volume_mb_per_s: f64,
+    /// Shuffle bytes written in the last interval, megabytes per second.
+    #[serde(default)]
+    pub shuffle_mb_per_s: f64,
+    /// Share of the shuffle bytes written lately that a later stage read again, 0 to 1.
+    #[serde(default)]
+    pub data_temperature: f64,
+    /// Tier of new shuffles now.
+    #[serde(default)]
+    pub tier: Tier,
+    /// Codec of new shuffles now.
+    #[serde(default)]
+    pub codec: Codec,
+}
+
+fn five_seconds() -> f64 {
+    5.0
 }
 
 /// What a policy wants. Bounds are applied afterwards by the guardrails.
@@ -141,6 +178,10 @@ pub struct Action {
     pub tier: Tier,
     /// Codec of new shuffles.
     pub codec: Codec,
+    /// Spare executors to keep warm: paid for at the price of a warm one, they take tasks a few seconds after they are
+    /// asked for. Bounded by [`Limits::max_prewarm`].
+    #[serde(default)]
+    pub prewarm: u32,
 }
 
 /// An action with its reason, before or after the guardrails.

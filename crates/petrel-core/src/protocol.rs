@@ -67,6 +67,9 @@ pub struct BatchReport {
     pub task_cpu_ms: f64,
     /// Wall time in which no task ran: planning, commit and publication, milliseconds.
     pub overhead_ms: f64,
+    /// Bytes of records read from the log.
+    #[serde(default)]
+    pub input_bytes: u64,
     /// Shuffle bytes written, after compression.
     pub shuffle_bytes: u64,
     /// Event-time-to-commit latency: counts per bucket of [`latency_buckets_ms`], the last one

@@ -825,6 +825,7 @@ impl JobLoop {
             task_cpu_ms: maps.iter().map(|output| output.cpu_ms).sum::<f64>()
                 + reduces.iter().map(|output| output.cpu_ms).sum::<f64>(),
             overhead_ms: duration.saturating_sub(running.busy).as_secs_f64() * 1e3,
+            input_bytes: maps.iter().map(|output| output.input_bytes).sum(),
             shuffle_bytes: maps.iter().map(|output| output.shuffle_bytes).sum(),
             latency_counts: latency_counts(event_times, committed_ms),
         });

@@ -169,6 +169,7 @@ impl SqlRunner {
         let max_devices = self.spec.max_devices_per_partition;
         let mut admitted = Vec::with_capacity(fetched.batch.len());
         for (index, record) in fetched.batch.iter().enumerate() {
+            output.input_bytes += record.value.len() as u64;
             let mut found = Seen::New;
             let decoded = decoder.push(record.value, |identity| {
                 found = seen.observe(identity.device_id, identity.seq, max_devices);

@@ -117,6 +117,8 @@ pub struct MapOutput {
     /// How many records of the sink have each event time, rounded down to 10 ms; for the latency at
     /// commit. Sorted by time.
     pub event_times: Vec<(i64, u32)>,
+    /// Bytes of records read from the log.
+    pub input_bytes: u64,
     /// Shuffle bytes written, after compression.
     pub shuffle_bytes: u64,
     /// CPU time of the thread, milliseconds.
