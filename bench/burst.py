@@ -10,7 +10,7 @@ A burst counts as met when, at the second the rate reaches its peak, at least as
 needs: ceil(peak rate / what one executor was measured to commit per second when it had most to do, over the runs of that
 seed).
 
-usage: bench/burst.py [--seeds 20] [--policies forecast,hpa,spark-dra] [--out bench/results/burst.csv]
+usage: bench/burst.py [--seeds 20] [--resume] [--policies forecast,hpa,spark-dra] [--out bench/results/burst.csv]
 """
 
 import argparse
@@ -78,6 +78,15 @@ def play(binary, policy, seed, base, ratio, cores):
     }
 
 
+def played(path):
+    """The rows of an earlier run of this script, with their numbers as numbers."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.update({name: float(value) if "." in value else int(value) for name, value in row.items() if name != "policy"})
+    return rows
+
+
 def judge(rows, peak):
     """All runs of one seed are judged by the same capacity of an executor."""
     needed = math.ceil(peak / max(row["executor_capacity"] for row in rows))
@@ -93,13 +102,20 @@ def main():
     parser.add_argument("--ratio", type=float, default=6)
     parser.add_argument("--executor-cpu", type=float, default=0.05)
     parser.add_argument("--out", default="bench/results/burst.csv")
+    parser.add_argument("--binary", help="a built petrel; without it the script builds one")
+    parser.add_argument("--resume", action="store_true", help="keep the seeds that --out holds already and play the rest")
     options = parser.parse_args()
-    binary, rows = build(), []
+    binary, rows = options.binary or build(), []
     settings = {"base": options.base, "ratio": options.ratio, "executor_cpu": options.executor_cpu}
     print(json.dumps({"machine": machine(), **settings}), flush=True)
     out = pathlib.Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if options.resume and out.exists():
+        rows = played(out)
+    have = {row["seed"] for row in rows}
     for seed in range(1, options.seeds + 1):
+        if seed in have:
+            continue
         policies = options.policies.split(",")
         mine = [play(binary, policy, seed, options.base, options.ratio, options.executor_cpu) for policy in policies]
         judge(mine, options.base * options.ratio)
