@@ -21,6 +21,7 @@
 //! ```
 
 pub mod guardrails;
+pub mod network;
 pub mod policies;
 mod registry;
 pub mod storage_rule;
