@@ -1,0 +1,3 @@
+//! (being written)
+pub mod classic;
+pub mod scenario;
