@@ -81,10 +81,10 @@ const EXECUTOR_USD_PER_HOUR: f64 = 0.1;
 const MEMORY_USD_PER_GB_HOUR: f64 = 0.05;
 /// By tier: memory, NVMe, S3, archive.
 const STORAGE_USD_PER_GB_HOUR: [f64; 4] = [0.10, 0.05, 0.02, 0.005];
-const TIER_MS_PER_100_MB: [f64; 4] = [5.0, 20.0, 100.0, 5_000.0];
+const TIER_MS_PER_MB: [f64; 4] = [0.05, 0.2, 1.0, 50.0];
 /// By codec: none, light, heavy.
 const CODEC_RATIO: [f64; 3] = [1.0, 0.6, 0.3];
-const CODEC_MS_PER_100_MB: [f64; 3] = [0.0, 10.0, 50.0];
+const CODEC_MS_PER_MB: [f64; 3] = [0.0, 0.1, 0.5];
 const LOWEST_LATENCY_MS: f64 = 10.0;
 const HOT_ON_COLD_TIER_PENALTY: f64 = 0.5;
 const HOT_TEMPERATURE: f64 = 0.7;
@@ -188,8 +188,8 @@ impl ClassicAction {
         let (_, capacity) = self.executors_and_capacity();
         let stored_mb = shuffle_mb * CODEC_RATIO[self.codec as usize];
         let compute_ms = 100.0 * workload / capacity;
-        let storage_ms = TIER_MS_PER_100_MB[self.tier as usize] * stored_mb / 100.0;
-        let codec_ms = CODEC_MS_PER_100_MB[self.codec as usize] * shuffle_mb / 100.0;
+        let storage_ms = TIER_MS_PER_MB[self.tier as usize] * stored_mb;
+        let codec_ms = CODEC_MS_PER_MB[self.codec as usize] * shuffle_mb;
         (compute_ms + storage_ms + codec_ms).max(LOWEST_LATENCY_MS)
     }
 }
@@ -388,15 +388,14 @@ impl ClassicWorld {
         let cost_usd_per_hour = action.cost_usd_per_hour(shuffle);
         let latency_ms = action.latency_ms(workload, shuffle);
         let throughput = capacity * 1_000.0 / latency_ms;
-        let is_hot_on_cold_tier = temperature > HOT_TEMPERATURE && action.tier > Tier::Nvme;
-        let penalty = if is_hot_on_cold_tier { HOT_ON_COLD_TIER_PENALTY } else { 0.0 };
+        let is_hot_on_cold_tier = (temperature > HOT_TEMPERATURE) & (action.tier > Tier::Nvme);
+        let penalty = HOT_ON_COLD_TIER_PENALTY * f64::from(u8::from(is_hot_on_cold_tier));
 
         let is_burst = draws.burst < BURST_PROBABILITY;
-        let next_workload = if is_burst {
-            (workload * between(2.0, 4.0, draws.factor)).min(WORKLOAD_HIGH)
-        } else {
-            (workload * between(0.8, 1.2, draws.factor)).clamp(WORKLOAD_LOW, WORKLOAD_HIGH)
-        };
+        // Chosen values instead of branches, which the processor could not predict.
+        let (factor_low, factor_high) = if is_burst { (2.0, 4.0) } else { (0.8, 1.2) };
+        let lowest = if is_burst { 0.0 } else { WORKLOAD_LOW };
+        let next_workload = (workload * between(factor_low, factor_high, draws.factor)).max(lowest).min(WORKLOAD_HIGH);
 
         let weights = self.weights;
         self.observation = [
@@ -422,8 +421,8 @@ impl ClassicWorld {
         };
         self.steps_done += 1;
 
-        let reward = -weights.cost * cost_usd_per_hour / 10.0 - weights.latency * latency_ms / 1_000.0
-            + weights.throughput * throughput / 1_000.0
+        let reward = 0.001 * (weights.throughput * throughput - weights.latency * latency_ms)
+            - 0.1 * weights.cost * cost_usd_per_hour
             - penalty;
         ClassicStep {
             reward,

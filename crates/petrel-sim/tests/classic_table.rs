@@ -15,7 +15,7 @@ struct Outcome {
 }
 
 fn play(mut player: impl FnMut(&ClassicWorld, &mut u32) -> ClassicAction) -> Outcome {
-    let weights = scenario::by_name("balanced").unwrap().weights;
+    let weights = scenario::SCENARIOS[3].weights;
     let seeds = 200;
     let mut violations = 0;
     let mut cost = 0.0;
