@@ -58,6 +58,7 @@ impl Guardrails {
 
         let mut guarded = decision;
         guarded.action.executors = executors;
+        guarded.action.prewarm = guarded.action.prewarm.min(limits.max_prewarm);
         if !notes.is_empty() {
             guarded.reason = format!("{}; guardrails: {}: {executors} executors", guarded.reason, notes.join(", "));
         }
@@ -150,6 +151,7 @@ mod tests {
                 max_step_down: step_down,
                 scale_down_hold_s: hold_s,
                 budget_usd_per_hour: budget,
+                max_prewarm: 3,
             };
             let mut guardrails = Guardrails::new();
             for pause_s in times {

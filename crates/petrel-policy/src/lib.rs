@@ -20,14 +20,19 @@
 //! # Ok::<(), petrel_core::InvalidValue>(())
 //! ```
 
+pub mod classic_rules;
 pub mod guardrails;
+mod knobs;
 pub mod network;
 pub mod policies;
 mod registry;
+mod scale_behaviour;
 pub mod storage_rule;
+mod window;
 
 #[cfg(test)]
 mod test_observation;
 
 pub use guardrails::{GuardState, Guardrails};
+pub use knobs::{Knob, settings_with_knobs, tunable, with_knobs};
 pub use registry::{POLICIES, PolicySettings, by_name};

@@ -1,7 +1,7 @@
 //! An observation of a quiet job, for tests to change.
 
 use petrel_core::signal::PatternFeatures;
-use petrel_core::{Limits, Observation, Prices, Slo, Weights};
+use petrel_core::{Codec, Limits, Observation, Prices, Slo, Tier, Weights};
 
 pub(crate) fn quiet() -> Observation {
     Observation {
@@ -38,6 +38,17 @@ pub(crate) fn quiet() -> Observation {
             max_step_down: 20,
             scale_down_hold_s: 0.0,
             budget_usd_per_hour: 1_000.0,
+            max_prewarm: 0,
         },
+        interval_s: 5.0,
+        executors_prewarmed: 0,
+        memory_utilisation: 0.5,
+        cost_usd_per_hour: 0.25,
+        budget_burn: 0.00025,
+        volume_mb_per_s: 0.25,
+        shuffle_mb_per_s: 0.05,
+        data_temperature: 0.0,
+        tier: Tier::Memory,
+        codec: Codec::Lz4,
     }
 }

@@ -7,9 +7,10 @@
 //! "Default behavior" (autoscaling/v2).
 
 use crate::policies::wish;
+use crate::scale_behaviour::{BehaviourSettings, ScaleBehaviour};
 use petrel_core::{Decision, Observation, Policy};
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::cmp::Ordering;
 
 /// Settings, with Kubernetes' defaults except the target, which Kubernetes leaves to the user.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -44,25 +45,33 @@ impl Default for HpaSettings {
     }
 }
 
-/// Wishes and additions that are remembered at most, whatever the windows and the decision interval.
-const REMEMBERED: usize = 4_096;
+impl HpaSettings {
+    fn behaviour(&self) -> BehaviourSettings {
+        BehaviourSettings {
+            scale_up_window_s: self.scale_up_window_s,
+            scale_down_window_s: self.scale_down_window_s,
+            scale_up_pods: self.scale_up_pods,
+            scale_up_percent: self.scale_up_percent,
+            scale_up_period_s: self.scale_up_period_s,
+        }
+    }
+}
 
 /// The autoscaler with its memory of recent wishes and additions.
 #[derive(Debug, Clone)]
 pub struct Hpa {
     settings: HpaSettings,
-    wishes: VecDeque<(f64, u32)>,
-    targets: VecDeque<(f64, u32)>,
+    behaviour: ScaleBehaviour,
 }
 
 impl Hpa {
     /// An autoscaler without memory.
     pub fn new(settings: HpaSettings) -> Self {
-        Self { settings, wishes: VecDeque::new(), targets: VecDeque::new() }
+        Self { settings, behaviour: ScaleBehaviour::default() }
     }
 
     fn raw_wish(&self, observation: &Observation) -> (u32, f64) {
-        let target = self.settings.target_utilisation;
+        let target = self.settings.target_utilisation.max(0.01);
         let ready = observation.executors_running;
         let current = observation.executors_target.max(1);
         let ratio = observation.cpu_utilisation / target;
@@ -72,7 +81,7 @@ impl Hpa {
         // Pods that are not ready yet pull the mean towards the change's opposite: 0 % when scaling up.
         let not_ready = observation.executors_starting;
         if ratio > 1.0 && not_ready > 0 {
-            let pods = f64::from(ready + not_ready);
+            let pods = f64::from(ready) + f64::from(not_ready);
             let damped = observation.cpu_utilisation * f64::from(ready) / pods / target;
             if damped <= 1.0 + self.settings.tolerance {
                 return (current, damped);
@@ -80,33 +89,6 @@ impl Hpa {
             return ((pods * damped).ceil() as u32, damped);
         }
         ((f64::from(ready) * ratio).ceil() as u32, ratio)
-    }
-
-    /// Highest number allowed now: what ran a period ago, plus four pods or plus a doubling.
-    fn scale_up_limit(&self, now_s: f64, current: u32) -> u32 {
-        let period_start_s = now_s - self.settings.scale_up_period_s;
-        let at_start = self.targets.iter().rev().find(|(time_s, _)| *time_s <= period_start_s);
-        let base = at_start.map_or(current, |(_, target)| *target).min(current);
-        let by_percent = (f64::from(base) * (1.0 + f64::from(self.settings.scale_up_percent) / 100.0)).ceil() as u32;
-        by_percent.max(base + self.settings.scale_up_pods)
-    }
-
-    /// Keeps the targets of the last period and the one in force when it began.
-    fn remember_target(&mut self, now_s: f64, target: u32) {
-        self.targets.push_back((now_s, target));
-        let period_start_s = now_s - self.settings.scale_up_period_s;
-        while self.targets.len() > REMEMBERED
-            || self.targets.get(1).is_some_and(|(time_s, _)| *time_s <= period_start_s)
-        {
-            self.targets.pop_front();
-        }
-    }
-}
-
-fn remember(memory: &mut VecDeque<(f64, u32)>, now_s: f64, value: u32, keep_s: f64) {
-    memory.push_back((now_s, value));
-    while memory.len() > REMEMBERED || memory.front().is_some_and(|(time_s, _)| *time_s < now_s - keep_s) {
-        memory.pop_front();
     }
 }
 
@@ -116,32 +98,18 @@ impl Policy for Hpa {
     }
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        let now_s = observation.time_s;
-        let settings = self.settings;
         let current = observation.executors_target.max(1);
-        if self.targets.is_empty() {
-            self.targets.push_back((f64::NEG_INFINITY, current));
-        }
         let (raw, ratio) = self.raw_wish(observation);
-        let longest = settings.scale_up_window_s.max(settings.scale_down_window_s);
-        remember(&mut self.wishes, now_s, raw, longest);
-        let within = |window_s: f64| {
-            self.wishes.iter().filter(move |(time_s, _)| *time_s >= now_s - window_s).map(|(_, wish)| *wish)
+        let executors = self.behaviour.limit(&self.settings.behaviour(), observation.time_s, current, raw);
+        let why = match executors.cmp(&current) {
+            Ordering::Greater => "above",
+            Ordering::Less => "below",
+            Ordering::Equal => "held at",
         };
-        let up = within(settings.scale_up_window_s).min().unwrap_or(raw);
-        let down = within(settings.scale_down_window_s).max().unwrap_or(raw);
-        let (executors, why) = if up > current {
-            (up.min(self.scale_up_limit(now_s, current)), "above")
-        } else if down < current {
-            (down, "below")
-        } else {
-            (current, "held at")
-        };
-        self.remember_target(now_s, executors);
         let reason = format!(
             "CPU {:.0} % of a target of {:.0} % (ratio {ratio:.2}), {why} {current}: {executors} executors",
             100.0 * observation.cpu_utilisation,
-            100.0 * settings.target_utilisation
+            100.0 * self.settings.target_utilisation
         );
         wish(observation, executors, reason)
     }

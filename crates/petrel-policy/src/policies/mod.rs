@@ -1,13 +1,27 @@
 //! One file per policy.
 
+mod best_constant;
+mod dexter;
 mod fixed;
+mod flink;
 mod forecast;
 mod hpa;
+mod hybrid_histogram;
+mod keda;
+mod knative;
+mod linear_predictive;
 mod spark_dra;
 
+pub use best_constant::{BestConstant, ConstantSettings};
+pub use dexter::{Dexter, DexterSettings};
 pub use fixed::Fixed;
+pub use flink::{Flink, FlinkSettings};
 pub use forecast::{Forecast, ForecastSettings};
 pub use hpa::{Hpa, HpaSettings};
+pub use hybrid_histogram::{HybridHistogram, HybridHistogramSettings};
+pub use keda::{Keda, KedaSettings};
+pub use knative::{Knative, KnativeSettings};
+pub use linear_predictive::{LinearPredictive, LinearPredictiveSettings};
 pub use spark_dra::{SparkDra, SparkDraSettings};
 
 use crate::storage_rule::tier_and_codec;
@@ -16,5 +30,8 @@ use petrel_core::{Action, Decision, Observation};
 /// A wish for `executors`, with tier and codec by the common rule.
 pub(crate) fn wish(observation: &Observation, executors: u32, reason: String) -> Decision {
     let (tier, codec) = tier_and_codec(observation);
-    Decision { action: Action { executors, memory_gb: observation.executor_memory_gb, tier, codec }, reason }
+    Decision {
+        action: Action { executors, memory_gb: observation.executor_memory_gb, tier, codec, prewarm: 0 },
+        reason,
+    }
 }

@@ -43,7 +43,7 @@ impl SparkDra {
     }
 
     fn needed(&self, observation: &Observation) -> u32 {
-        (observation.tasks_running + observation.tasks_pending).div_ceil(self.settings.slots.max(1))
+        observation.tasks_running.saturating_add(observation.tasks_pending).div_ceil(self.settings.slots.max(1))
     }
 }
 
@@ -78,7 +78,7 @@ impl Policy for SparkDra {
         let mut target = current;
         let mut due_s = due_s;
         while due_s <= now_s && target < needed {
-            target = (target + self.to_add).min(needed);
+            target = target.saturating_add(self.to_add).min(needed);
             self.to_add = self.to_add.saturating_mul(2);
             due_s += self.settings.sustained_timeout_s.max(0.1);
         }
