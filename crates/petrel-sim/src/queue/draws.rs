@@ -93,8 +93,7 @@ impl StartupDraws {
     pub fn delay_s(&self, seed: u64, index: u64) -> f64 {
         let mut delay_s = 0.0;
         let mut attempt = 0;
-        while attempt < MOST_FAILURES
-            && uniform(seed, Stream::Startup, index * 32 + attempt) < self.failure_probability
+        while attempt < MOST_FAILURES && uniform(seed, Stream::Startup, index * 32 + attempt) < self.failure_probability
         {
             delay_s += self.failure_after_s;
             attempt += 1;
