@@ -6,7 +6,7 @@
 
 pub mod adam;
 pub mod categorical;
-mod kernels;
+pub(crate) mod kernels;
 pub mod mlp;
 
 pub use adam::{Adam, AdamSettings};
