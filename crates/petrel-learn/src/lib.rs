@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod curve;
+pub mod dqn;
 pub mod environment;
 pub mod error;
 pub mod nn;
