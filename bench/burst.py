@@ -102,10 +102,9 @@ def main():
     parser.add_argument("--ratio", type=float, default=6)
     parser.add_argument("--executor-cpu", type=float, default=0.05)
     parser.add_argument("--out", default="bench/results/burst.csv")
-    parser.add_argument("--binary", help="a built petrel; without it the script builds one")
     parser.add_argument("--resume", action="store_true", help="keep the seeds that --out holds already and play the rest")
     options = parser.parse_args()
-    binary, rows = options.binary or build(), []
+    binary, rows = build(), []
     settings = {"base": options.base, "ratio": options.ratio, "executor_cpu": options.executor_cpu}
     print(json.dumps({"machine": machine(), **settings}), flush=True)
     out = pathlib.Path(options.out)

@@ -20,7 +20,9 @@ def target_dir():
 
 
 def build(*extra):
-    """Builds the release binary and returns its path."""
+    """Builds the release binary and returns its path; PETREL_BINARY names one that is built already."""
+    if "PETREL_BINARY" in os.environ:
+        return pathlib.Path(os.environ["PETREL_BINARY"])
     environment = dict(os.environ, CARGO_TARGET_DIR=str(target_dir()))
     subprocess.run(["cargo", "build", "--release", "--quiet", *extra], cwd=ROOT, env=environment, check=True)
     return target_dir() / "release" / "petrel"
