@@ -5,6 +5,8 @@
 //! `l_t = l_{t-1} + φ b_{t-1} + α e_t`, `b_t = φ b_{t-1} + α β e_t` and the forecast
 //! `ŷ_{t+h} = l_t + (φ + φ² + … + φ^h) b_t`.
 
+use petrel_core::signal::HORIZONS_S;
+
 /// Level and damped trend of a rate.
 #[derive(Debug, Clone)]
 pub struct DampedTrend {
@@ -45,6 +47,11 @@ impl DampedTrend {
     /// Smoothed change of the rate, records/s per second.
     pub fn trend(&self) -> f64 {
         self.trend
+    }
+
+    /// `φ + φ² + … + φ^h` at every horizon: multiply the trend by it.
+    pub fn damped_seconds(damping: f64) -> [f64; HORIZONS_S.len()] {
+        HORIZONS_S.map(|horizon_s| damping * (1.0 - damping.powi(horizon_s as i32)) / (1.0 - damping))
     }
 
     /// Expected rate `horizon_s` seconds ahead, records/s, never below 0.

@@ -32,10 +32,16 @@
 //! assert!(forecaster.burst_probability() > 0.9);
 //! ```
 
+pub mod calibration;
 pub mod conformal;
+pub mod ensemble;
+pub mod error_quantiles;
+pub mod experts;
 pub mod features;
 pub mod forecaster;
 pub mod holt;
+pub mod mixture;
+pub mod moment;
 pub mod onset;
 
 pub use forecaster::{ForecastSettings, Forecaster};

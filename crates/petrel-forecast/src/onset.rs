@@ -128,6 +128,12 @@ impl OnsetDetector {
         self.quiet_level.max(1.0) * self.expected_ratio
     }
 
+    /// How much of the expected climb is done, 0 to 1 and above.
+    pub fn climb_share(&self) -> f64 {
+        let height = (self.expected_peak() - self.quiet_level).max(1.0);
+        (self.fast_level - self.quiet_level) / height
+    }
+
     /// Onsets per second of quiet, learned.
     pub fn onsets_per_second(&self) -> f64 {
         let rate = (self.bursts_seen + self.prior_bursts) / (self.quiet_seconds + self.prior_seconds);

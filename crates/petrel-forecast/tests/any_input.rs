@@ -33,7 +33,8 @@ fn a_pause_of_the_caller_is_not_a_silence_of_the_devices() {
 fn after_a_long_pause_the_level_starts_anew() {
     let mut forecaster = after_a_steady_minute();
     forecaster.observe(600_000, 5_000.0);
-    assert!((forecaster.forecast()[0][1] - 5_000.0).abs() < 1e-6);
+    let median = forecaster.forecast()[0][1];
+    assert!((4_000.0..6_000.0).contains(&median), "{median}");
     assert!(forecaster.onset_probability() < 0.1, "a restart is not a burst");
 }
 

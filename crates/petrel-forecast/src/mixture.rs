@@ -1,0 +1,192 @@
+//! Which expert is to be believed, for which quantile at which horizon? Bernstein online aggregation.
+//!
+//! Wintenberger, *Optimal learning with Bernstein online aggregation*, Machine Learning 106, 2017, on the pinball loss of each
+//! quantile and horizon by itself, as Berrisch and Ziel, *CRPS learning*, Journal of Econometrics 237, 2023, do for whole
+//! distributions. With the subgradient `g = 1[y < q̂] - τ` of the loss at the mixture `q̂ = Σ w_k q_k`, expert `k` earns the
+//! regret `r_k = g (q̂ - q_k)`, and with `η_k = min(1 / (2 E_k), sqrt(ln K / V_k))`
+//! `R_k += r_k (1 - η_k r_k)`, `w_k ∝ π_k η_k exp(η_k R_k)`, where `E_k` is the range and `V_k` the sum of squares of `r_k`. All sums
+//! forget, so that the mixture follows a change of the series; a fixed share keeps every expert in reach.
+//!
+//! Weights are kept apart by [`Phase`]: what is best in quiet seconds says nothing about a climb. While a burst begins, the
+//! onset expert has the floor until others earn it, because only it knows of bursts before the first one.
+
+use crate::moment::{HORIZONS, HorizonRing, Moment, Table};
+use crate::experts::onset_climb::{PHASES, Phase};
+
+/// Experts that have room; unused places have weight 0.
+pub const PLACES: usize = 12;
+const QUANTILES: usize = 3;
+const LEVELS: [f32; QUANTILES] = [0.1, 0.5, 0.9];
+/// Numbers that wait per origin: the experts' quantiles, the mixture's, the phase, the unit.
+const WAITING: usize = (PLACES + 1) * QUANTILES + 2;
+/// Share of the prior that the onset expert has while a burst begins.
+const ONSET_SHARE: f32 = 0.9;
+
+/// How weights are learned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LearningRate {
+    /// Factor on the theoretical rate, which guards against the worst case.
+    pub boost: f32,
+    /// Share of the sums that is left after a second.
+    pub keep: f32,
+    /// Share of the weights that follows the prior.
+    pub fixed_share: f32,
+}
+
+impl Default for LearningRate {
+    fn default() -> Self {
+        Self { boost: 3.0, keep: 0.999, fixed_share: 0.02 }
+    }
+}
+
+/// Sums and weights of one quantile.
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    regret: [f32; PLACES],
+    squares: [f32; PLACES],
+    range: [f32; PLACES],
+    weights: [f32; PLACES],
+}
+
+/// Weights of every expert by phase, horizon and quantile.
+#[derive(Debug, Clone)]
+pub struct Mixture {
+    rate: LearningRate,
+    /// Logarithm of the number of experts.
+    log_experts: f32,
+    priors: [[f32; PLACES]; PHASES],
+    cells: Box<[[[Cell; QUANTILES]; HORIZONS]; PHASES]>,
+    waiting: HorizonRing<WAITING>,
+    unit: f32,
+    seconds: f32,
+}
+
+/// `2^x` for `x` in -126 to 126 with a relative error below 1e-4.
+fn exp2(x: f32) -> f32 {
+    let x = x.clamp(-126.0, 126.0);
+    let whole = x.floor();
+    let part = x - whole;
+    let fraction = 1.0 + part * (0.695_976 + part * (0.224_494 + part * 0.079_440));
+    f32::from_bits(((whole as i32 + 127) << 23) as u32) * fraction
+}
+
+impl Mixture {
+    /// A mixture of `experts` experts, of which `onset_expert` is the one that knows of bursts.
+    pub fn new(experts: usize, onset_expert: usize, rate: LearningRate) -> Self {
+        let experts = experts.clamp(1, PLACES);
+        let mut priors = [[0.0; PLACES]; PHASES];
+        for (phase, prior) in priors.iter_mut().enumerate() {
+            let begins = phase == Phase::EarlyClimb as usize || phase == Phase::LateClimb as usize;
+            let given = if begins { ONSET_SHARE } else { 0.0 };
+            prior[..experts].iter_mut().for_each(|share| *share = (1.0 - given) / experts as f32);
+            if let Some(share) = prior.get_mut(onset_expert) {
+                *share += given;
+            }
+        }
+        let cell = |prior| Cell { regret: [0.0; PLACES], squares: [0.01; PLACES], range: [0.01; PLACES], weights: prior };
+        Self {
+            rate,
+            log_experts: (experts as f32).ln().max(0.1),
+            cells: Box::new(priors.map(|prior| [[cell(prior); QUANTILES]; HORIZONS])),
+            priors,
+            waiting: HorizonRing::default(),
+            unit: 0.0,
+            seconds: 0.0,
+        }
+    }
+
+    /// Weights in force in `phase` at horizon `index`: rows 0.1, 0.5, 0.9.
+    pub fn weights(&self, phase: Phase, index: usize) -> [[f32; PLACES]; QUANTILES] {
+        self.cells[phase as usize][index].map(|cell| cell.weights)
+    }
+
+    /// Learns from the outcome of this second, then mixes the experts' `tables`.
+    pub fn step(&mut self, now: &Moment, phase: Phase, tables: &[Table; PLACES], mixed: &mut Table) {
+        if now.is_start {
+            self.seconds = 0.0;
+        }
+        self.seconds += 1.0;
+        self.unit += (1.0 / self.seconds).max(0.003) * (now.rate - self.unit);
+        for index in 0..HORIZONS {
+            let slot = self.waiting.slot(index, now.second);
+            if now.matured[index] {
+                let phase_then = (slot[WAITING - 2] as usize).min(PHASES - 1);
+                let prior = &self.priors[phase_then];
+                let per_unit = 1.0 / slot[WAITING - 1];
+                for (quantile, cell) in self.cells[phase_then][index].iter_mut().enumerate() {
+                    let mut experts = [0.0; PLACES];
+                    experts.copy_from_slice(&slot[quantile * PLACES..(quantile + 1) * PLACES]);
+                    let mixture = slot[QUANTILES * PLACES + quantile];
+                    let below = if now.rate < mixture { 1.0 } else { 0.0 };
+                    let gradient = (below - LEVELS[quantile]) * per_unit;
+                    cell.learn(&experts, mixture, gradient, prior, self.log_experts, self.rate);
+                }
+            }
+            let cells = &self.cells[phase as usize][index];
+            for quantile in 0..QUANTILES {
+                let mut sum = 0.0;
+                for (place, table) in tables.iter().enumerate() {
+                    let rate = table[index][quantile];
+                    slot[quantile * PLACES + place] = rate;
+                    sum += cells[quantile].weights[place] * rate;
+                }
+                slot[QUANTILES * PLACES + quantile] = sum;
+                mixed[index][quantile] = sum;
+            }
+            slot[WAITING - 2] = phase as usize as f32;
+            slot[WAITING - 1] = self.unit + 0.05;
+        }
+    }
+}
+
+impl Cell {
+    fn learn(
+        &mut self,
+        experts: &[f32; PLACES],
+        mixture: f32,
+        gradient: f32,
+        prior: &[f32; PLACES],
+        log_experts: f32,
+        rate: LearningRate,
+    ) {
+        let mut exponents = [0.0; PLACES];
+        let mut rates = [0.0; PLACES];
+        for place in 0..PLACES {
+            let regret = gradient * (mixture - experts[place]);
+            let squares = rate.keep * self.squares[place] + regret * regret;
+            let range = (rate.keep * self.range[place]).max(regret.abs());
+            let eta = (0.5 / range).min(rate.boost * (log_experts / squares).sqrt());
+            let sum = rate.keep * self.regret[place] + regret * (1.0 - eta * regret);
+            self.squares[place] = squares;
+            self.range[place] = range;
+            self.regret[place] = sum;
+            rates[place] = eta * prior[place];
+            exponents[place] = eta * sum * std::f32::consts::LOG2_E;
+        }
+        let largest = exponents.iter().copied().fold(f32::MIN, f32::max);
+        let mut total = 0.0;
+        for place in 0..PLACES {
+            let weight = rates[place] * exp2(exponents[place] - largest);
+            self.weights[place] = weight;
+            total += weight;
+        }
+        let scale = if total > 0.0 { (1.0 - rate.fixed_share) / total } else { 0.0 };
+        let share = if total > 0.0 { rate.fixed_share } else { 1.0 };
+        for place in 0..PLACES {
+            self.weights[place] = scale * self.weights[place] + share * prior[place];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fast_exponential_is_close() {
+        for step in -1_000..1_000 {
+            let x = step as f32 * 0.037;
+            assert!((exp2(x) / x.exp2() - 1.0).abs() < 2e-4, "{x}");
+        }
+    }
+}
