@@ -24,7 +24,7 @@ use petrel_core::InvalidValue;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -72,14 +72,27 @@ struct Header {
     algorithm: String,
     settings: Value,
     progress: Value,
+    /// Bits of every float in settings and progress, in order: `serde_json` reads floats to within the last place only.
+    float_bits: Vec<u64>,
     crc32c: u32,
+}
+
+/// Calls `visit` on every number that is written with a fraction or exponent, in the order of the text.
+fn visit_floats(value: &mut Value, visit: &mut impl FnMut(&mut Number)) {
+    match value {
+        Value::Number(number) if number.is_f64() => visit(number),
+        Value::Array(values) => values.iter_mut().for_each(|value| visit_floats(value, visit)),
+        Value::Object(entries) => entries.values_mut().for_each(|value| visit_floats(value, visit)),
+        _ => {}
+    }
 }
 
 impl Checkpoint {
     /// A checkpoint without tensors.
     ///
     /// # Errors
-    /// [`LearnError::Setting`] when settings or progress have no JSON form (a map with keys that are not strings).
+    /// [`LearnError::Setting`] when settings or progress have no JSON form (a map with keys that are not strings). A float
+    /// that is not finite becomes `null`.
     pub fn new(
         algorithm: impl Into<String>,
         settings: &impl Serialize,
@@ -230,13 +243,18 @@ impl Checkpoint {
     /// # Errors
     /// [`LearnError::Setting`] when the header would be larger than the format allows (100 MB).
     pub fn to_bytes(&self) -> Result<Vec<u8>, LearnError> {
-        let header = Header {
+        let mut header = Header {
             version: CHECKPOINT_VERSION,
             algorithm: self.algorithm.clone(),
             settings: self.settings.clone(),
             progress: self.progress.clone(),
+            float_bits: Vec::new(),
             crc32c: self.checksum(),
         };
+        let Header { settings, progress, float_bits, .. } = &mut header;
+        for part in [settings, progress] {
+            visit_floats(part, &mut |number| float_bits.push(number.as_f64().unwrap_or_default().to_bits()));
+        }
         let refuse = |error: &dyn std::fmt::Display| InvalidValue::new("checkpoint", error, "a header under 100 MB");
         let header = serde_json::to_string(&header).map_err(|error| refuse(&error))?;
         // One key only: the order of several keys would change from run to run.
@@ -262,10 +280,17 @@ impl Checkpoint {
             .as_ref()
             .and_then(|entries| entries.get(METADATA_KEY))
             .ok_or_else(|| refuse("metadata", "no key `petrel`".to_string(), "a checkpoint of petrel"))?;
-        let header: Header = serde_json::from_str(header)
+        let mut header: Header = serde_json::from_str(header)
             .map_err(|error| refuse("metadata `petrel`", error.to_string(), "the JSON header of a checkpoint"))?;
         if header.version != CHECKPOINT_VERSION {
             return Err(refuse("version", header.version.to_string(), &CHECKPOINT_VERSION.to_string()));
+        }
+        let mut bits = header.float_bits.iter();
+        for part in [&mut header.settings, &mut header.progress] {
+            visit_floats(part, &mut |number| {
+                let exact = bits.next().and_then(|bits| Number::from_f64(f64::from_bits(*bits)));
+                *number = exact.unwrap_or_else(|| number.clone());
+            });
         }
         let mut tensors = BTreeMap::new();
         for (name, view) in files.iter() {
@@ -525,7 +550,9 @@ mod tests {
         for position in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[position] ^= 1 << (position % 8);
-            let unnoticed = Checkpoint::from_bytes(&damaged, path).is_ok_and(|checkpoint| checkpoint != sample());
+            // Damage to what is written twice, the decimal form of a float, is mended.
+            let unnoticed = Checkpoint::from_bytes(&damaged, path)
+                .is_ok_and(|checkpoint| checkpoint.to_bytes().unwrap() != bytes);
             assert!(!unnoticed, "bit {} of byte {position}", position % 8);
             assert!(Checkpoint::from_bytes(&bytes[..position], path).is_err(), "cut at {position}");
         }
@@ -594,6 +621,14 @@ mod tests {
         #[test]
         fn any_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert!(Checkpoint::from_bytes(&bytes, Path::new("any")).is_err());
+        }
+
+        #[test]
+        fn any_figure_of_the_progress_comes_back(bits in prop::collection::vec(any::<u64>(), 1..20)) {
+            let figures: Vec<f64> = bits.iter().map(|bits| f64::from_bits(*bits)).filter(|figure| figure.is_finite()).collect();
+            let checkpoint = Checkpoint::new("ppo", &json!({}), &json!({ "a": figures, "b": {"c": 0.1} })).unwrap();
+            let back = Checkpoint::from_bytes(&checkpoint.to_bytes().unwrap(), Path::new("any"));
+            prop_assert_eq!(back.unwrap().progress, checkpoint.progress);
         }
 
         #[test]

@@ -184,7 +184,9 @@ impl Dqn {
     pub fn new(settings: DqnSettings, observation_len: usize, heads: &[usize]) -> Result<Self, LearnError> {
         settings.validate()?;
         if heads.is_empty() || heads.contains(&0) {
-            return Err(InvalidValue::new("heads", format!("{heads:?}"), "at least one choice, each of something").into());
+            return Err(
+                InvalidValue::new("heads", format!("{heads:?}"), "at least one choice, each of something").into()
+            );
         }
         let branches: usize = heads.iter().sum();
         let mut sizes = vec![observation_len];
@@ -259,8 +261,10 @@ impl Dqn {
             environment.observe(&mut next_observations);
             for index in 0..count {
                 let row = index * width..(index + 1) * width;
-                let action: Vec<f32> =
-                    choices[index * choices_len..(index + 1) * choices_len].iter().map(|choice| *choice as f32).collect();
+                let action: Vec<f32> = choices[index * choices_len..(index + 1) * choices_len]
+                    .iter()
+                    .map(|choice| *choice as f32)
+                    .collect();
                 let after = if steps.ends[index] == End::No { &next_observations } else { &steps.final_observations };
                 self.replay.push(Transition {
                     observation: &observations[row.clone()],
@@ -297,7 +301,8 @@ impl Dqn {
 
     fn is_update_due(&self) -> bool {
         let learning_steps = self.progress.steps.saturating_sub(self.settings.warm_up_steps);
-        self.replay.len() >= self.settings.batch && self.progress.updates < learning_steps / self.settings.steps_per_update
+        self.replay.len() >= self.settings.batch
+            && self.progress.updates < learning_steps / self.settings.steps_per_update
     }
 
     /// ε-greedy, each choice by itself, so that most of a combination is still the best one.
@@ -341,7 +346,8 @@ impl Dqn {
                 let slope = scale * error.clamp(-1.0, 1.0);
                 let shared = if dueling { slope / *size as f32 } else { 0.0 };
                 for choice in 0..*size {
-                    branch_gradient[(first + choice) * rows + row] = if choice == chosen { slope } else { 0.0 } - shared;
+                    branch_gradient[(first + choice) * rows + row] =
+                        if choice == chosen { slope } else { 0.0 } - shared;
                 }
                 if dueling {
                     value_gradient[row] += slope;

@@ -9,6 +9,7 @@ pub mod curve;
 pub mod dqn;
 pub mod environment;
 pub mod error;
+pub mod lagrangian;
 pub mod nn;
 mod off_policy;
 pub mod onnx;
