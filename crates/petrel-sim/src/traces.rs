@@ -285,9 +285,20 @@ impl TraceSet {
             Split::Validate => (2_000_000, settings.validate_seeds),
             Split::Test => (3_000_000, settings.test_seeds),
         };
-        let seconds = (settings.warmup_s + settings.duration_s) as u32;
+        // Families without chance (steady, diurnal) differ by where in their day they begin.
+        const DAY_S: u64 = 600;
+        let seconds = settings.warmup_s + settings.duration_s;
         let episode = |family: Family, seed: u64| {
-            let trace = RateTrace::synthetic(family, 1_000.0, seconds, seed);
+            let begin = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % DAY_S;
+            let mut trace = RateTrace::synthetic(family, 1_000.0, (begin as usize + seconds) as u32, seed);
+            trace.rates.drain(..begin as usize);
+            let shift = begin as f64;
+            trace.bursts.retain_mut(|burst| {
+                burst.onset_s -= shift;
+                burst.peak_s -= shift;
+                burst.end_s -= shift;
+                burst.onset_s >= 0.0
+            });
             Episode {
                 name: format!("{family}@{seed}"),
                 trace_name: family.name().to_string(),

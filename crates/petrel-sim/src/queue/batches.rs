@@ -104,7 +104,11 @@ impl QueueWorld {
         let index = self.next_batch;
         self.next_batch += 1;
         let tasks_per_executor = params.batch.tasks_per_executor;
-        let (location, scale) = table::extreme_of_normals(count * tasks_per_executor);
+        if self.slowest_task.0 != executors {
+            let (location, scale) = table::extreme_of_normals(count * tasks_per_executor);
+            self.slowest_task = (executors, location, scale);
+        }
+        let (_, location, scale) = self.slowest_task;
         let gumbel = -(-uniform(self.settings.seed, Stream::Straggler, index).ln()).ln();
         let slowest = (params.batch.straggler_spread * (location + scale * gumbel)).exp();
         let straggler = 1.0 + (slowest - 1.0).max(0.0) / tasks_per_executor;

@@ -71,7 +71,8 @@ impl Latencies {
         above
     }
 
-    /// The latency that a share `quantile` of the records stays at or under, seconds, to a millisecond; 0 without records.
+    /// The latency that a share `quantile` of the records stays at or under, seconds, to a millisecond or to 0.02 % of the
+    /// records; 0 without records.
     pub(crate) fn quantile_s(&self, arrivals: &Arrivals, quantile: f64) -> f64 {
         if self.records <= 0.0 {
             return 0.0;
@@ -91,7 +92,7 @@ impl Latencies {
             }
             let middle = (low + (high - low) * at_low / (at_low - at_high)).clamp(low, high);
             let value = self.above(arrivals, middle) - wanted;
-            if value.abs() <= 1e-6 * self.records {
+            if value.abs() <= 2e-4 * self.records {
                 return middle;
             }
             if value > 0.0 {

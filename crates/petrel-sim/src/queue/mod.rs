@@ -180,6 +180,8 @@ pub struct QueueWorld {
     /// Most records in a batch after an executor ran out of memory; infinite otherwise.
     batch_cap: f64,
     next_batch: u64,
+    /// Law of the slowest task for so many executors.
+    slowest_task: (u32, f64, f64),
     estimates: Estimates,
     latencies: Latencies,
     gathered: Gathered,
@@ -217,6 +219,7 @@ impl QueueWorld {
             recompute_records: 0.0,
             batch_cap: f64::INFINITY,
             next_batch: 0,
+            slowest_task: (0, 0.0, 1.0),
             estimates: Estimates { executor_records_per_s: 0.0, overhead_ms: 0.0 },
             latencies: Latencies::new(),
             gathered: Gathered::default(),

@@ -147,8 +147,8 @@ pub struct ShuffleParams {
     pub temperature_relaxation_s: f64,
     /// CPU of recomputing a record's shuffle as a share of its cost.
     pub recompute_share: f64,
-    /// Objects written per executor and batch.
-    pub requests_per_executor: f64,
+    /// Size of a written object, megabytes.
+    pub object_mb: f64,
 }
 
 /// One storage tier.
@@ -359,7 +359,7 @@ impl QueueParams {
             ("shuffle.temperature_spread", shuffle.temperature_spread, 0.0, 1.0),
             ("shuffle.temperature_relaxation_s", shuffle.temperature_relaxation_s, 1.0, 86_400.0),
             ("shuffle.recompute_share", shuffle.recompute_share, 0.0, 10.0),
-            ("shuffle.requests_per_executor", shuffle.requests_per_executor, 0.0, 1e6),
+            ("shuffle.object_mb", shuffle.object_mb, 1e-3, 1e6),
             ("startup.grants_per_s", f64::from(startup.grants_per_s), 1.0, 1e6),
             ("startup.failure_probability", startup.failure_probability, 0.0, 0.9),
             ("startup.failure_after_s", startup.failure_after_s, 0.0, 3_600.0),

@@ -23,7 +23,7 @@ pub(crate) struct Storage {
     usd_per_gb_s: [f64; 4],
     keep_per_s: f64,
     rounds: f64,
-    requests_per_executor: f64,
+    object_gb: f64,
     stored_gb: [f64; 4],
     retained_records: f64,
 }
@@ -36,7 +36,7 @@ impl Storage {
             tiers,
             keep_per_s: 1.0 - 1.0 / params.shuffle.retention_s,
             rounds: params.shuffle.rounds,
-            requests_per_executor: params.shuffle.requests_per_executor,
+            object_gb: params.shuffle.object_mb / 1e3,
             stored_gb: [0.0; 4],
             retained_records: 0.0,
         }
@@ -55,7 +55,8 @@ impl Storage {
 
     #[inline]
     pub(crate) fn usd_per_s(&self) -> f64 {
-        self.stored_gb.iter().zip(self.usd_per_gb_s).map(|(stored, price)| stored * price).sum()
+        let (stored, price) = (&self.stored_gb, &self.usd_per_gb_s);
+        stored[0] * price[0] + stored[1] * price[1] + stored[2] * price[2] + stored[3] * price[3]
     }
 
     #[inline]
@@ -68,7 +69,6 @@ impl Storage {
     /// much of what is stored takes. What a tier cannot hold goes to the next one.
     pub(crate) fn plan(&self, tier: Tier, gigabytes: f64, executors: f64, temperature: f64) -> Transfer {
         let mut plan = Transfer::default();
-        let requests = self.requests_per_executor * executors;
         let mut left = gigabytes;
         let mut index = tier as usize;
         loop {
@@ -79,7 +79,10 @@ impl Storage {
             plan.written_gb[index] = part;
             plan.latency_ms += share * self.rounds * own.latency_ms;
             plan.transfer_ms += 2.0 * part * self.ms_per_gb(index, executors);
-            plan.request_usd += share * requests * 1e-6 * (own.usd_per_million_writes + own.usd_per_million_reads);
+            // Blocks are merged into objects; each executor reads its ranges of them.
+            let writes = (part / self.object_gb).max(share);
+            plan.request_usd += 1e-6
+                * (writes * own.usd_per_million_writes + writes.max(share * executors) * own.usd_per_million_reads);
             left -= part;
             if left <= 0.0 || index == 3 {
                 break;
@@ -96,7 +99,7 @@ impl Storage {
                 let share = temperature * self.stored_gb[index] / stored;
                 plan.latency_ms += share * own.latency_ms;
                 plan.transfer_ms += share * gigabytes * self.ms_per_gb(index, executors);
-                plan.request_usd += share * requests * 1e-6 * own.usd_per_million_reads;
+                plan.request_usd += share * executors * 1e-6 * own.usd_per_million_reads;
             }
         }
         plan

@@ -3,9 +3,9 @@
 use super::Interval;
 use super::arrivals::Arrivals;
 
-/// Buckets of the latency histogram; each is 2^(1/8) = 1.09 times as wide as the one before.
-const BUCKETS: usize = 168;
-const BUCKETS_PER_OCTAVE: f64 = 8.0;
+/// Buckets of the latency histogram; each is 2^(1/5) = 1.15 times as wide as the one before.
+const BUCKETS: usize = 106;
+const BUCKETS_PER_OCTAVE: usize = 5;
 /// Upper end of the first bucket, seconds.
 const FIRST_EDGE_S: f64 = 0.01;
 
@@ -44,7 +44,7 @@ impl Default for Totals {
     fn default() -> Self {
         let mut edges_s = [0.0; BUCKETS];
         for (index, edge) in edges_s.iter_mut().enumerate() {
-            *edge = FIRST_EDGE_S * (index as f64 / BUCKETS_PER_OCTAVE).exp2();
+            *edge = FIRST_EDGE_S * (index as f64 / BUCKETS_PER_OCTAVE as f64).exp2();
         }
         Self {
             intervals: 0,
@@ -130,7 +130,12 @@ impl Totals {
             return;
         }
         let shortest_s = (at_s - to_s).max(FIRST_EDGE_S);
-        let first = (BUCKETS_PER_OCTAVE * (shortest_s / FIRST_EDGE_S).log2()) as usize;
+        // The exponent of a float is the whole part of its binary logarithm.
+        let octave = (shortest_s / FIRST_EDGE_S).to_bits() >> 52;
+        let mut first = (octave as usize).saturating_sub(1_023) * BUCKETS_PER_OCTAVE;
+        while first < BUCKETS - 1 && self.edges_s[first] <= shortest_s {
+            first += 1;
+        }
         // From the youngest record to the oldest: each edge takes away those whose latency is below it.
         for index in first.min(BUCKETS - 1)..BUCKETS {
             let oldest_event_s = at_s - self.edges_s[index];
