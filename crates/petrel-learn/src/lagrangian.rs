@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::ops::ControlFlow;
 
-const ALGORITHM: &str = "ppo-lagrangian";
+pub(crate) const ALGORITHM: &str = "ppo-lagrangian";
 
 /// Settings of the controller; the fields are the flags of `petrel train --algorithm ppo-lagrangian` beside PPO's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -10,10 +10,12 @@ pub mod dqn;
 pub mod environment;
 pub mod error;
 pub mod lagrangian;
+pub mod meta;
 pub mod nn;
 mod off_policy;
 pub mod onnx;
 pub mod ppo;
+pub mod run;
 pub mod td3;
 pub mod tensorboard;
 
