@@ -23,6 +23,7 @@
 pub mod classic_rules;
 pub mod guardrails;
 mod knobs;
+pub mod meta;
 pub mod network;
 pub mod policies;
 mod registry;
