@@ -1,7 +1,7 @@
 //! What may a tuner turn on each player, and within which bounds?
 //!
 //! Every tunable player has its own knobs and four more for memory, tier, codec and warm spares, so that all of them have the whole
-//! action space.
+//! action space; `mpc` chooses those four itself.
 //!
 //! ```
 //! use petrel_policy::{tunable, with_knobs};
@@ -139,6 +139,14 @@ const FORECAST: &[Knob] = with_storage![
     linear("release_margin_s", 0.0, 115.0, 15.0, |all, value| all.forecast.release_margin_s = value),
 ];
 
+const MPC: &[Knob] = &[
+    log("penalty_executors", 10.0, 10_000.0, 300.0, |all, value| all.mpc.penalty_executors = value),
+    linear("latency_width", 0.02, 1.5, 0.5, |all, value| all.mpc.latency_width = value),
+    linear("upper_probability", 0.0, 0.9, 0.3, |all, value| all.mpc.upper_probability = value),
+    log("surprises_per_hour", 0.1, 60.0, 2.0, |all, value| all.mpc.surprises_per_hour = value),
+    log("surprise_ratio", 1.2, 10.0, 3.0, |all, value| all.mpc.surprise_ratio = value),
+];
+
 /// The knobs of the player called `name`, in the order of [`with_knobs`]; none for `fixed`, which is a yardstick, and for
 /// names that do not exist.
 pub fn tunable(name: &str) -> &'static [Knob] {
@@ -153,6 +161,7 @@ pub fn tunable(name: &str) -> &'static [Knob] {
         "linear-predictive" => LINEAR_PREDICTIVE,
         "hybrid-histogram" => HYBRID_HISTOGRAM,
         "forecast" => FORECAST,
+        "mpc" => MPC,
         _ => &[],
     }
 }

@@ -3,14 +3,14 @@
 use crate::policies::{
     BestConstant, ConstantSettings, Dexter, DexterSettings, Fixed, Flink, FlinkSettings, Forecast, ForecastSettings,
     Hpa, HpaSettings, HybridHistogram, HybridHistogramSettings, Keda, KedaSettings, Knative, KnativeSettings,
-    LinearPredictive, LinearPredictiveSettings, SparkDra, SparkDraSettings,
+    LinearPredictive, LinearPredictiveSettings, Mpc, MpcSettings, SparkDra, SparkDraSettings,
 };
 use crate::storage_rule::{StorageChoice, WithStorage};
 use petrel_core::{InvalidValue, Policy};
 use serde::{Deserialize, Serialize};
 
 /// Name and one line of every policy, for `--help`.
-pub const POLICIES: [(&str, &str); 11] = [
+pub const POLICIES: [(&str, &str); 12] = [
     ("fixed", "always the same number of executors"),
     ("best-constant", "always the same share of the largest fleet; the share is tuned"),
     ("hpa", "Kubernetes' horizontal pod autoscaler on CPU utilisation"),
@@ -22,6 +22,7 @@ pub const POLICIES: [(&str, &str); 11] = [
     ("linear-predictive", "straight line through past rates to the horizon of the start-up delay"),
     ("hybrid-histogram", "warm executors when the pauses between past bursts say that one is due"),
     ("forecast", "queue model on the gateways' upper quantile at the horizon of the start-up delay"),
+    ("mpc", "model-predictive control on the queue model with the gateways' quantiles"),
 ];
 
 /// Settings of all policies; each reads its own part. What a file leaves out has its default.
@@ -52,6 +53,8 @@ pub struct PolicySettings {
     pub hybrid_histogram: HybridHistogramSettings,
     /// Settings of `forecast`.
     pub forecast: ForecastSettings,
+    /// Settings of `mpc`.
+    pub mpc: MpcSettings,
 }
 
 impl Default for PolicySettings {
@@ -69,6 +72,7 @@ impl Default for PolicySettings {
             linear_predictive: LinearPredictiveSettings::default(),
             hybrid_histogram: HybridHistogramSettings::default(),
             forecast: ForecastSettings::default(),
+            mpc: MpcSettings::default(),
         }
     }
 }
@@ -93,6 +97,7 @@ pub fn by_name(name: &str, settings: &PolicySettings) -> Result<Box<dyn Policy>,
         "linear-predictive" => Ok(boxed(LinearPredictive::new(settings.linear_predictive), settings)),
         "hybrid-histogram" => Ok(boxed(HybridHistogram::new(settings.hybrid_histogram), settings)),
         "forecast" => Ok(boxed(Forecast::new(settings.forecast), settings)),
+        "mpc" => Ok(Box::new(Mpc::new(settings.mpc))),
         _ => {
             let names: Vec<&str> = POLICIES.iter().map(|(name, _)| *name).collect();
             Err(InvalidValue::new("policy", name, names.join(", ")))

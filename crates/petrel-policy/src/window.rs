@@ -39,11 +39,6 @@ impl TimeWindow {
         if self.samples.is_empty() { 0.0 } else { self.sum / self.samples.len() as f64 }
     }
 
-    /// When the oldest measurement was taken.
-    pub(crate) fn oldest_s(&self) -> Option<f64> {
-        self.samples.front().map(|(time_s, _)| *time_s)
-    }
-
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.samples.clear();
@@ -109,7 +104,6 @@ mod tests {
             window.push(time_s, value, 10.0);
         }
         assert_eq!(window.mean(), 15.0, "the measurement of 10 s ago is out");
-        assert_eq!(window.oldest_s(), Some(5.0));
     }
 
     #[test]

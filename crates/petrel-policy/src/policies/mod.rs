@@ -10,6 +10,7 @@ mod hybrid_histogram;
 mod keda;
 mod knative;
 mod linear_predictive;
+mod mpc;
 mod spark_dra;
 
 pub use best_constant::{BestConstant, ConstantSettings};
@@ -22,6 +23,7 @@ pub use hybrid_histogram::{HybridHistogram, HybridHistogramSettings};
 pub use keda::{Keda, KedaSettings};
 pub use knative::{Knative, KnativeSettings};
 pub use linear_predictive::{LinearPredictive, LinearPredictiveSettings};
+pub use mpc::{Mpc, MpcSettings};
 pub use spark_dra::{SparkDra, SparkDraSettings};
 
 use crate::storage_rule::tier_and_codec;
