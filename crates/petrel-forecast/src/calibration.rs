@@ -31,7 +31,7 @@ impl Calibration {
     /// Learns from the outcome of this second, then corrects `mixed` into `calibrated`.
     pub fn step(&mut self, now: &Moment, phase: Phase, mixed: &Table, calibrated: &mut Table) {
         for index in 0..HORIZONS {
-            let slot = self.waiting.slot(index, now.second);
+            let slot = self.waiting.slot(index, now);
             if now.matured[index] {
                 let phase_then = (slot[2] as usize).min(PHASES - 1);
                 let misses = [now.rate < slot[0], now.rate > slot[1]];

@@ -40,6 +40,7 @@ pub mod experts;
 pub mod features;
 pub mod forecaster;
 pub mod holt;
+mod lanes;
 pub mod mixture;
 pub mod moment;
 pub mod onset;

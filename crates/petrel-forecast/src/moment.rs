@@ -27,6 +27,8 @@ pub struct Moment {
     pub rate: f32,
     /// Whether the series starts (anew) here: levels are forgotten, what was learned about errors is kept.
     pub is_start: bool,
+    /// For each horizon, where its ring is now.
+    pub places: [usize; HORIZONS],
     /// For each horizon, whether a forecast was made exactly that long ago.
     pub matured: [bool; HORIZONS],
     /// κ of the variance `m + κ m²` of one second's count around its mean `m`.
@@ -92,7 +94,12 @@ impl Moments {
         self.called |= 1;
         self.learn_dispersion(rate);
         let dispersion = (self.excess_variance / self.squared_level).clamp(1e-4, 4.0);
-        Some(Moment { second, time_ms, rate, is_start, matured, dispersion })
+        const STARTS: [usize; HORIZONS] = [0, 5, 20, 50, 110];
+        let mut places = STARTS;
+        for (place, horizon_s) in places.iter_mut().zip(HORIZONS_S) {
+            *place += second.rem_euclid(i64::from(horizon_s)) as usize;
+        }
+        Some(Moment { second, places, time_ms, rate, is_start, matured, dispersion })
     }
 
     fn learn_dispersion(&mut self, rate: f32) {
@@ -125,12 +132,10 @@ impl<const WIDTH: usize> Default for HorizonRing<WIDTH> {
 }
 
 impl<const WIDTH: usize> HorizonRing<WIDTH> {
-    /// Where the values of horizon `index` are that were put exactly that many seconds before `second`, and where the
-    /// next ones go: read first, then write.
-    pub fn slot(&mut self, index: usize, second: i64) -> &mut [f32; WIDTH] {
-        const STARTS: [usize; HORIZONS] = [0, 5, 20, 50, 110];
-        let at = STARTS[index] + second.rem_euclid(i64::from(HORIZONS_S[index])) as usize;
-        &mut self.values[at]
+    /// Where the values of horizon `index` are that were put exactly that many seconds before `now`, and where the next
+    /// ones go: read first, then write.
+    pub fn slot(&mut self, index: usize, now: &Moment) -> &mut [f32; WIDTH] {
+        &mut self.values[now.places[index]]
     }
 }
 
@@ -142,9 +147,11 @@ mod tests {
     fn ring_is_as_long_as_its_horizons() {
         assert_eq!(HORIZONS_S.iter().sum::<u32>() as usize, WAITING);
         let mut ring = HorizonRing::<1>::default();
+        let mut moments = Moments::default();
         for second in 0..500_i64 {
+            let now = moments.next(second * 1_000, 1.0).unwrap();
             for (index, horizon_s) in HORIZONS_S.into_iter().enumerate() {
-                let slot = ring.slot(index, second);
+                let slot = ring.slot(index, &now);
                 if second >= i64::from(horizon_s) {
                     assert_eq!(slot[0], (second - i64::from(horizon_s)) as f32);
                 }

@@ -1,7 +1,7 @@
 //! The rate stays at its smoothed level, or goes on a little as it does.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::holt::DampedTrend;
 use crate::moment::{HORIZONS, Moment, Table};
 use petrel_core::signal::HORIZONS_S;
@@ -21,7 +21,7 @@ impl ExponentialSmoothing {
         Self {
             model: DampedTrend::new(level_gain, trend_gain, damping),
             damped_seconds: DampedTrend::damped_seconds(damping),
-            errors: ErrorQuantiles::new(1, memory),
+            errors: ErrorQuantiles::new(Contexts::One, memory),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `ŷ_{t+h} = β · x_{t+h} + ρ_h ū_t`, where `ρ_h` is the regression of `u_{t+h}` on the smoothed `ū_t`.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::moment::{HORIZONS, HorizonRing, Moment, Table};
 use petrel_core::signal::HORIZONS_S;
 
@@ -63,7 +63,7 @@ impl Fourier {
             waiting: HorizonRing::default(),
             products: [[0.0; 2]; HORIZONS],
             rotations,
-            errors: ErrorQuantiles::new(1, memory),
+            errors: ErrorQuantiles::new(Contexts::One, memory),
         }
     }
 
@@ -107,7 +107,7 @@ impl Expert for Fourier {
         let prior = 10.0 * f64::from(now.noise_sd(now.rate)).powi(2);
         let mut centres = [0.0; HORIZONS];
         for index in 0..HORIZONS {
-            let slot = self.waiting.slot(index, now.second);
+            let slot = self.waiting.slot(index, now);
             let sums = &mut self.products[index];
             if now.matured[index] {
                 let (remainder_then, season_then) = (f64::from(slot[0]), f64::from(slot[1]));

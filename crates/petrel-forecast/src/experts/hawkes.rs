@@ -7,7 +7,7 @@
 //! a matrix product; the matrices are refreshed every [`REFRESH_S`] seconds.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::moment::{HORIZONS, Moment, Table};
 use petrel_core::signal::HORIZONS_S;
 
@@ -50,7 +50,7 @@ impl Hawkes {
             weights: [[0.0; STATES]; HORIZONS],
             since_refresh: 0,
             seconds: 0.0,
-            errors: ErrorQuantiles::new(1, memory),
+            errors: ErrorQuantiles::new(Contexts::One, memory),
         };
         made.refresh();
         made

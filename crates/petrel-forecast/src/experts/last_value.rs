@@ -1,7 +1,7 @@
 //! The rate stays what it was in the last second.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::moment::{HORIZONS, Moment, Table};
 
 /// The last second's rate at every horizon, with the quantiles of its past errors.
@@ -13,7 +13,7 @@ pub struct LastValue {
 impl LastValue {
     /// `memory` as in [`ErrorQuantiles::new`].
     pub fn new(memory: f32) -> Self {
-        Self { errors: ErrorQuantiles::new(1, memory) }
+        Self { errors: ErrorQuantiles::new(Contexts::One, memory) }
     }
 }
 

@@ -4,7 +4,7 @@
 //! series of mostly empty seconds, have quantiles that no straight line fits.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::moment::{HORIZONS, Moment, Table};
 
 /// Levels that are told apart: half octaves.
@@ -23,7 +23,7 @@ pub struct LevelTable {
 impl LevelTable {
     /// `memory` as in [`ErrorQuantiles::new`].
     pub fn new(memory: f32) -> Self {
-        Self { fast: 0.0, slow: 0.0, errors: ErrorQuantiles::new(LEVELS * DIRECTIONS, memory) }
+        Self { fast: 0.0, slow: 0.0, errors: ErrorQuantiles::new(Contexts::Nested(LEVELS * DIRECTIONS), memory) }
     }
 }
 

@@ -5,7 +5,7 @@
 //! narrow although bursts are wide.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::holt::DampedTrend;
 use crate::moment::{HORIZONS, Moment, Table};
 use crate::onset::{OnsetDetector, Regime};
@@ -46,8 +46,8 @@ impl OnsetClimb {
             trend,
             onset,
             damped_seconds: DampedTrend::damped_seconds(damping),
-            medians: ErrorQuantiles::new(PHASES, memory),
-            raised: ErrorQuantiles::new(PHASES, memory),
+            medians: ErrorQuantiles::new(Contexts::Apart(PHASES), memory),
+            raised: ErrorQuantiles::new(Contexts::Apart(PHASES), memory),
         }
     }
 

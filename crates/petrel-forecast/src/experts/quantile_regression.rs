@@ -100,7 +100,7 @@ impl Expert for QuantileRegression {
         let features = self.features(now);
         let unit = self.unit + 0.05;
         for index in 0..HORIZONS {
-            let slot = self.waiting.slot(index, now.second);
+            let slot = self.waiting.slot(index, now);
             if now.matured[index] {
                 let mut then = [0.0; FEATURES];
                 then.copy_from_slice(&slot[..FEATURES]);
@@ -108,13 +108,13 @@ impl Expert for QuantileRegression {
                 for (regression, level) in self.regressions[index].iter_mut().zip(LEVELS) {
                     let below = if outcome < dot(&regression.coefficients, &then) { 1.0 } else { 0.0 };
                     let pull = level - below;
-                    for ((coefficient, square), feature) in
-                        regression.coefficients.iter_mut().zip(&mut regression.squares).zip(then)
-                    {
-                        let gradient = pull * feature;
-                        *square = 0.9995 * *square + gradient * gradient;
-                        *coefficient += self.step * gradient / (*square).sqrt();
+                    let (mut coefficients, mut squares) = (regression.coefficients, regression.squares);
+                    for place in 0..FEATURES {
+                        let gradient = pull * then[place];
+                        squares[place] = 0.9995 * squares[place] + gradient * gradient;
+                        coefficients[place] += self.step * gradient / squares[place].sqrt();
                     }
+                    *regression = Regression { coefficients, squares };
                 }
             }
             slot[..FEATURES].copy_from_slice(&features);

@@ -1,7 +1,7 @@
 //! The rate will be what it was at the same time of the season before.
 
 use super::Expert;
-use crate::error_quantiles::ErrorQuantiles;
+use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::moment::{HORIZONS, Moment, Table};
 use petrel_core::signal::HORIZONS_S;
 
@@ -33,7 +33,7 @@ impl SeasonalNaive {
             open_slot: 0,
             open_sum: 0.0,
             open_count: 0.0,
-            errors: ErrorQuantiles::new(1, memory),
+            errors: ErrorQuantiles::new(Contexts::One, memory),
         }
     }
 
