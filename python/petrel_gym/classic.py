@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from petrel_gym._worlds import ClassicWorlds
-from petrel_gym.world_env import WorldEnv, WorldVectorEnv, check_autoreset_mode, check_count, reward_weights
+from petrel_gym.world_env import WorldEnv, WorldVectorEnv, check_autoreset_mode, check_count, check_type, reward_weights
 
 #: The published sets of reward weights.
 SCENARIOS = ("healthcare_critical", "industrial_high_throughput", "smart_city_budget", "balanced")
@@ -67,6 +67,7 @@ class ClassicEnv(WorldEnv):
         episode_steps: int = 1000,
         render_mode: str | None = None,
     ):
+        check_type("episode_steps", episode_steps, 1)
         worlds = ClassicWorlds(1, reward_weights(scenario, weights), episode_steps, AutoresetMode.NEXT_STEP.value)
         super().__init__(worlds, observation_space(), action_space(), render_mode)
 
@@ -83,6 +84,7 @@ class ClassicVectorEnv(WorldVectorEnv):
         render_mode: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
+        check_type("episode_steps", episode_steps, 1)
         mode = check_autoreset_mode(autoreset_mode)
         worlds = ClassicWorlds(check_count(num_envs), reward_weights(scenario, weights), episode_steps, mode.value)
         super().__init__(worlds, num_envs, observation_space(), action_space(), render_mode, mode)

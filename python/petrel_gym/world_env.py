@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Sequence
 
 import gymnasium as gym
@@ -151,8 +152,23 @@ def check_autoreset_mode(autoreset_mode: AutoresetMode | str) -> AutoresetMode:
     raise ValueError(f"autoreset_mode: got {autoreset_mode!r}, expected AutoresetMode.NEXT_STEP or SAME_STEP")
 
 
+def check_type(name: str, value: Any, like: Any) -> None:
+    """Refuses a setting that is not of the kind of ``like``: True or False, a whole number, a number, a text."""
+    for kind, accepted, expected in (
+        (bool, (bool, np.bool_), "True or False"),
+        (int, (int, np.integer), "a whole number"),
+        (float, (int, float, np.integer, np.floating), "a number"),
+        (str, (str, PathLike), "a text"),
+    ):
+        if isinstance(like, kind):
+            if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+                raise ValueError(f"{name}: got {value!r}, expected {expected}")
+            return
+
+
 def check_count(num_envs: int) -> int:
     """The number of worlds; less than one is refused."""
+    check_type("num_envs", num_envs, 1)
     if num_envs < 1:
         raise ValueError(f"num_envs: got {num_envs}, expected 1 or more")
     return num_envs

@@ -2,7 +2,9 @@
 //!
 //! Only arrays and numbers pass the border; spaces, registration and Gymnasium's conventions are in `petrel_gym/*.py`.
 
+mod batch;
 mod classic;
+mod queue;
 mod rows;
 
 use pyo3::prelude::*;
@@ -12,6 +14,8 @@ use pyo3::prelude::*;
 mod _worlds {
     #[pymodule_export]
     use super::classic::ClassicWorlds;
+    #[pymodule_export]
+    use super::queue::{QueueWorlds, queue_observation_names};
     #[pymodule_export]
     use super::rows::scenario_weights;
 }

@@ -8,26 +8,6 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// What a batch does with a world whose episode has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Autoreset {
-    /// The next step resets it and ignores its action (Gymnasium's default).
-    NextStep,
-    /// It is reset at once; the last observation is handed out besides.
-    SameStep,
-}
-
-impl Autoreset {
-    /// The mode of Gymnasium's `AutoresetMode.value`.
-    pub fn from_name(name: &str) -> PyResult<Self> {
-        match name {
-            "NextStep" => Ok(Self::NextStep),
-            "SameStep" => Ok(Self::SameStep),
-            _ => Err(refuse(InvalidValue::new("autoreset_mode", name, "NextStep or SameStep"))),
-        }
-    }
-}
-
 /// The outcome of one step of all worlds, in columns.
 pub struct Outcome {
     width: usize,
@@ -155,14 +135,6 @@ pub fn weights([cost, latency, throughput]: [f64; 3]) -> PyResult<Weights> {
 pub fn scenario_weights(name: &str) -> PyResult<[f64; 3]> {
     let weights = scenario::by_name(name).map_err(refuse)?.weights;
     Ok([weights.cost, weights.latency, weights.throughput])
-}
-
-/// The seeds of a reset, one per world.
-pub fn check_seeds(seeds: &[Option<u64>], count: usize) -> PyResult<()> {
-    if seeds.len() == count {
-        return Ok(());
-    }
-    Err(refuse(InvalidValue::new("number of seeds", seeds.len(), format!("{count}, one per world"))))
 }
 
 /// A refused value as Python's `ValueError`.

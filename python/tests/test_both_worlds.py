@@ -1,5 +1,7 @@
 """What Gymnasium and Stable-Baselines3 ask of any environment, for every registered one."""
 
+import pathlib
+
 import gymnasium as gym
 import numpy as np
 import petrel_gym
@@ -157,6 +159,14 @@ def test_wrong_options_are_refused(world):
         gym.make_vec(world, num_envs=1, autoreset_mode="Disabled")
 
 
+def test_the_example_of_the_readme_runs():
+    """With a hundredth of its steps."""
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    assert "20_000" in example
+    exec(example.replace("20_000", "200").replace('device="cpu"', 'n_steps=100, batch_size=50, device="cpu"'), {})
+
+
 def test_every_world_is_registered():
-    assert WORLDS == ["petrel_gym/Classic-v0"]
+    assert WORLDS == ["petrel_gym/Classic-v0", "petrel_gym/Queue-v0"]
     assert petrel_gym.SCENARIOS[3] == "balanced"

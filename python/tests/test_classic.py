@@ -75,8 +75,9 @@ def test_all_observations_lie_in_the_space():
     [
         ({"scenario": "urban"}, r"scenario: got `urban`, expected healthcare_critical, .*balanced"),
         ({"weights": (1, 2, 0)}, r"weights, latency: got `2`, expected 0 to 1"),
+        ({"episode_steps": 1.5}, r"episode_steps: got 1.5, expected a whole number"),
         ({"weights": (1, 0)}, r"weights: got 2 values, expected 3 \(cost, latency, throughput\)"),
-        ({"episode_steps": 0}, r"episode_steps: got `0`, expected 1 or more"),
+        ({"episode_steps": 0}, r"episode_steps: got `0`, expected 1 to "),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
