@@ -24,6 +24,13 @@ pub struct SignalRow {
     pub age_s: f32,
 }
 
+/// Records before a second and in it, side by side because they are read together.
+#[derive(Debug, Clone, Copy)]
+struct SecondSum {
+    before: f64,
+    within: f64,
+}
+
 /// Age of a forecast that nobody has heard, seconds; the same figure as in the live controller.
 const NEVER_HEARD_S: f32 = u16::MAX as f32;
 
@@ -46,8 +53,8 @@ pub struct Arrivals {
     pub temperature: Vec<f32>,
     /// Mean arrival rate of the last half minute before second 0, records/s; of the first second without a warm-up.
     pub initial_rate: f64,
-    /// Records that arrived before each second; one more entry than `counts`.
-    arrived_before: Vec<f64>,
+    /// Records before and in each second; the last entry stands for all later seconds.
+    running_sum: Vec<SecondSum>,
     signals: Vec<SignalRow>,
 }
 
@@ -112,14 +119,15 @@ impl Arrivals {
     }
 
     fn assemble(counts: Vec<f32>, temperature: Vec<f32>, initial_rate: f64, signals: Vec<SignalRow>) -> Self {
-        let mut arrived_before = Vec::with_capacity(counts.len() + 1);
-        let mut total = 0.0;
-        arrived_before.push(total);
+        let mut running_sum = Vec::with_capacity(counts.len() + 1);
+        let mut before = 0.0;
         for count in &counts {
-            total += f64::from(*count);
-            arrived_before.push(total);
+            let within = f64::from(*count);
+            running_sum.push(SecondSum { before, within });
+            before += within;
         }
-        Self { counts, temperature, initial_rate, arrived_before, signals }
+        running_sum.push(SecondSum { before, within: 0.0 });
+        Self { counts, temperature, initial_rate, running_sum, signals }
     }
 
     /// Length of the episode, seconds.
@@ -134,17 +142,16 @@ impl Arrivals {
 
     /// Records of the whole episode.
     pub fn total(&self) -> f64 {
-        self.arrived_before[self.counts.len()]
+        self.running_sum[self.counts.len()].before
     }
 
     /// Records with an event time before `time_s`; records are spread evenly over their second.
     #[inline]
     pub fn arrived_before(&self, time_s: f64) -> f64 {
-        let second = time_s as usize;
-        match self.counts.get(second) {
-            Some(count) => self.arrived_before[second] + (time_s - second as f64).max(0.0) * f64::from(*count),
-            None => self.arrived_before[self.counts.len()],
-        }
+        // The conversion to 32 bits is the fast one; it saturates, so that any time is answered.
+        let second = (time_s as i32).max(0);
+        let sum = &self.running_sum[(second as usize).min(self.running_sum.len() - 1)];
+        sum.before + (time_s - f64::from(second)) * sum.within
     }
 
     /// The latest event time up to `limit_s` such that at most `records` lie between `from_s` and it.
@@ -154,12 +161,12 @@ impl Arrivals {
             return limit_s;
         }
         let mut second = from_s as usize;
-        while second < self.counts.len() && self.arrived_before[second + 1] <= wanted {
+        while second < self.counts.len() && self.running_sum[second + 1].before <= wanted {
             second += 1;
         }
-        let count = self.counts.get(second).copied().map_or(1.0, f64::from);
-        let within = (wanted - self.arrived_before[second.min(self.counts.len())]) / count.max(1e-9);
-        (second as f64 + within.clamp(0.0, 1.0)).clamp(from_s, limit_s)
+        let sum = &self.running_sum[second.min(self.counts.len())];
+        let share = (wanted - sum.before) / sum.within.max(1e-9);
+        (second as f64 + share.clamp(0.0, 1.0)).clamp(from_s, limit_s)
     }
 }
 
@@ -186,25 +193,24 @@ fn gateway_shares(seed: u64, params: &QueueParams) -> Vec<f64> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// Splits each second's records over the gateways, one after the other from what is left (a multinomial draw).
+/// Splits each second's records over the gateways, one gateway after the other from what is left (a multinomial draw); second by
+/// second, so that later seconds do not touch what earlier ones drew.
 fn split(counts: &[u64], shares: &[f64], seed: u64) -> Vec<Vec<u64>> {
     let mut rng = Pcg64Mcg::seed_from_u64(seed ^ 0x6761_7465_7761_7973);
-    let mut left: Vec<u64> = counts.to_vec();
-    let mut share_left = 1.0;
-    let mut parts = Vec::with_capacity(shares.len());
-    for (gateway, share) in shares.iter().enumerate() {
-        let is_last = gateway + 1 == shares.len();
-        let chance = (share / share_left).clamp(0.0, 1.0);
-        let part: Vec<u64> = left
-            .iter()
-            .map(|count| match Binomial::new(*count, chance) {
+    let mut parts = vec![Vec::with_capacity(counts.len()); shares.len()];
+    for count in counts {
+        let mut left = *count;
+        let mut share_left = 1.0;
+        for (gateway, (part, share)) in parts.iter_mut().zip(shares).enumerate() {
+            let is_last = gateway + 1 == shares.len();
+            let taken = match Binomial::new(left, (share / share_left).clamp(0.0, 1.0)) {
                 Ok(law) if !is_last => law.sample(&mut rng),
-                _ => *count,
-            })
-            .collect();
-        left.iter_mut().zip(&part).for_each(|(rest, taken)| *rest -= taken);
-        share_left -= share;
-        parts.push(part);
+                _ => left,
+            };
+            part.push(taken);
+            left -= taken;
+            share_left -= share;
+        }
     }
     parts
 }

@@ -374,11 +374,12 @@ impl QueueWorld {
         if is_changed || self.fleet.is_warming_up() {
             self.pace_batch(start_s, preempted, working_before);
         }
-        let usd_per_s = self.fleet.usd_per_s() + self.storage.usd_per_s();
-        self.gathered.cost_usd += usd_per_s;
+        // An executor that leaves within the second is paid for until its end.
+        self.gathered.cost_usd += self.fleet.usd_per_s();
         self.gathered.executor_seconds += f64::from(self.fleet.paid());
         self.gathered.working_s += f64::from(self.fleet.working());
         self.run_batches(start_s, start_s + 1.0);
+        self.gathered.cost_usd += self.storage.usd_per_s();
         self.fleet.age();
         self.storage.age();
         self.now_s += 1;
@@ -399,7 +400,7 @@ impl QueueWorld {
             }
         }
         let latencies = &self.latencies;
-        let quantile_ms = |quantile: f64| 1e3 * latencies.quantile_s(&self.arrivals, quantile);
+        let [p50_ms, p95_ms, p99_ms] = latencies.quantiles_s(&self.arrivals).map(|latency_s| 1e3 * latency_s);
         let slo_s = self.settings.slo.p95_ms / 1e3;
         let above = latencies.above(&self.arrivals, slo_s);
         // Records that wait while nothing is committed: one that is older than the objective is one too many.
@@ -407,9 +408,9 @@ impl QueueWorld {
         let events: FleetEvents = std::mem::take(&mut self.fleet.events);
         let gathered = std::mem::take(&mut self.gathered);
         let interval = Interval {
-            p50_ms: quantile_ms(0.50),
-            p95_ms: quantile_ms(0.95),
-            p99_ms: quantile_ms(0.99),
+            p50_ms,
+            p95_ms,
+            p99_ms,
             violated: above > allowed + 1e-9,
             cost_usd: gathered.cost_usd,
             arrived: self.arrivals.arrived_before(now) - self.arrivals.arrived_before(f64::from(start_s)),
