@@ -129,9 +129,9 @@ pub struct ClassicTask {
 }
 
 impl Default for ClassicTask {
-    /// The objective counts: a violation costs as much as several of the dearest steps.
+    /// The objective counts: a violation costs as much as the dearest step, so that none is worth it.
     fn default() -> Self {
-        Self { weights: WeightChoice::Sampled, episode_steps: classic::EPISODE_STEPS, violation_penalty: 2.0 }
+        Self { weights: WeightChoice::Sampled, episode_steps: classic::EPISODE_STEPS, violation_penalty: 1.0 }
     }
 }
 

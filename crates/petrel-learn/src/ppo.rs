@@ -54,8 +54,10 @@ pub struct PpoSettings {
     pub clip: f32,
     /// Clip the critic's change by ε too (detail 9).
     pub clip_values: bool,
-    /// c2, weight of the entropy (equation 9).
+    /// c2, weight of the entropy in the first iteration (equation 9).
     pub entropy: f32,
+    /// Weight of the entropy at `total_steps`; it moves linearly from the first to this.
+    pub entropy_at_end: f32,
     /// c1, weight of the critic's mean squared error.
     pub value: f32,
     /// The gradient of all parameters together is shortened to this length.
@@ -91,6 +93,7 @@ impl Default for PpoSettings {
             clip: 0.2,
             clip_values: false,
             entropy: 0.0,
+            entropy_at_end: 0.0,
             value: 0.5,
             max_gradient_norm: 0.5,
             normalise_advantages: true,
@@ -456,15 +459,18 @@ impl<E: Environment> Ppo<E> {
     pub fn iterate(&mut self) -> Metrics {
         let iteration_seed = stream_seed(self.settings.seed, self.state.iteration + 1);
         let done = self.state.steps as f64 / self.settings.total_steps as f64;
-        let anneal = if self.settings.anneal { (1.0 - done).max(0.0) } else { 1.0 };
+        let left = (1.0 - done).max(0.0);
+        let anneal = if self.settings.anneal { left } else { 1.0 };
         let learning_rate = (f64::from(self.settings.learning_rate) * anneal) as f32;
+        let (entropy, entropy_at_end) = (f64::from(self.settings.entropy), f64::from(self.settings.entropy_at_end));
+        let entropy_weight = (entropy_at_end + (entropy - entropy_at_end) * left) as f32;
         let mut metrics =
             Metrics { learning_rate: learning_rate.into(), penalty: self.state.penalty.into(), ..Metrics::default() };
 
         self.collect(iteration_seed, &mut metrics);
         self.scale_rewards();
         self.estimate_advantages(&mut metrics);
-        self.learn(iteration_seed, learning_rate, &mut metrics);
+        self.learn(iteration_seed, learning_rate, entropy_weight, &mut metrics);
 
         self.state.iteration += 1;
         self.state.steps += self.order.len() as u64;
@@ -558,7 +564,7 @@ impl<E: Environment> Ppo<E> {
     }
 
     /// K passes over the samples in shuffled minibatches, a step of Adam for each.
-    fn learn(&mut self, iteration_seed: u64, learning_rate: f32, metrics: &mut Metrics) {
+    fn learn(&mut self, iteration_seed: u64, learning_rate: f32, entropy_weight: f32, metrics: &mut Metrics) {
         let Self { settings, state, groups, learners, order, gradient, pool } = self;
         let rollouts: Vec<&Rollout> = groups.iter().map(|group| &group.rollout).collect();
         let mut generator = Pcg64Mcg::seed_from_u64(stream_seed(iteration_seed, u64::MAX - 1));
@@ -568,7 +574,7 @@ impl<E: Environment> Ppo<E> {
         'epochs: for _ in 0..settings.epochs {
             shuffle(order, &mut generator);
             for samples in order.chunks(settings.minibatch) {
-                let batch = Minibatch::new(settings, &rollouts, samples);
+                let batch = Minibatch::new(settings, entropy_weight, &rollouts, samples);
                 let loss = batch.gradient(&state.params, learners, pool.as_ref(), gradient);
                 let divergence = loss.divergence / loss.samples;
                 if settings.target_divergence.is_some_and(|limit| divergence > 1.5 * limit) {
@@ -717,6 +723,7 @@ const LEAST_SHARE: usize = 256;
 /// The samples of one gradient step.
 struct Minibatch<'a> {
     settings: &'a PpoSettings,
+    entropy_weight: f32,
     rollouts: &'a [&'a Rollout],
     samples: &'a [u32],
     advantage_mean: f32,
@@ -724,8 +731,8 @@ struct Minibatch<'a> {
 }
 
 impl<'a> Minibatch<'a> {
-    fn new(settings: &'a PpoSettings, rollouts: &'a [&'a Rollout], samples: &'a [u32]) -> Self {
-        let batch = Self { settings, rollouts, samples, advantage_mean: 0.0, advantage_scale: 1.0 };
+    fn new(settings: &'a PpoSettings, entropy_weight: f32, rollouts: &'a [&'a Rollout], samples: &'a [u32]) -> Self {
+        let batch = Self { settings, entropy_weight, rollouts, samples, advantage_mean: 0.0, advantage_scale: 1.0 };
         if !settings.normalise_advantages || samples.len() < 2 {
             return batch;
         }
@@ -864,7 +871,7 @@ impl Learner {
             SurrogateOutput { by_log_probability, policy, divergence, clipped },
         );
         let (by_logits, by_value) = self.output_gradient[..rows * width].split_at_mut(rows * (width - 1));
-        let by_entropy = -settings.entropy * per_sample;
+        let by_entropy = -batch.entropy_weight * per_sample;
         self.categorical.backward(outputs, choices, by_log_probability, by_entropy, by_logits);
         critic_error(
             &outputs[rows * (width - 1)..],
