@@ -73,11 +73,7 @@ fn generator(seed: u64) -> Pcg64Mcg {
 
 fn interval_of(estimate: f64, mut replicates: Vec<f64>) -> Interval {
     replicates.sort_unstable_by(f64::total_cmp);
-    Interval {
-        estimate,
-        lo: quantile_of_sorted(&replicates, 0.025),
-        hi: quantile_of_sorted(&replicates, 0.975),
-    }
+    Interval { estimate, lo: quantile_of_sorted(&replicates, 0.025), hi: quantile_of_sorted(&replicates, 0.975) }
 }
 
 /// 95 % percentile interval of `statistic` over all values; each stratum (a trace) is resampled with replacement on its
@@ -183,8 +179,12 @@ pub fn probability_of_improvement_interval<T: Copy>(
         return Interval::NONE;
     }
     // Comparing once and drawing from the table of wins: a replicate costs look-ups only.
-    let tables: Vec<WinTable> =
-        x.iter().zip(y).filter(|(x, y)| !x.is_empty() && !y.is_empty()).map(|(x, y)| WinTable::new(x, y, &order)).collect();
+    let tables: Vec<WinTable> = x
+        .iter()
+        .zip(y)
+        .filter(|(x, y)| !x.is_empty() && !y.is_empty())
+        .map(|(x, y)| WinTable::new(x, y, &order))
+        .collect();
     let mut random = generator(seed);
     let mut columns = Vec::new();
     let drawn = (0..replicates)
@@ -224,7 +224,8 @@ impl WinTable {
 /// Positions of the points that no other point beats: none is at most as high on both axes and lower on one. In order
 /// of the first axis; of equal points the first one.
 pub fn pareto_front(points: &[(f64, f64)]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..points.len()).filter(|i| points[*i].0.is_finite() && points[*i].1.is_finite()).collect();
+    let mut order: Vec<usize> =
+        (0..points.len()).filter(|i| points[*i].0.is_finite() && points[*i].1.is_finite()).collect();
     order.sort_by(|a, b| {
         points[*a].0.total_cmp(&points[*b].0).then(points[*a].1.total_cmp(&points[*b].1)).then(a.cmp(b))
     });
@@ -328,9 +329,8 @@ mod tests {
     fn pairs_stay_together() {
         // The difference of every pair is 1 although the runs spread over 0 to 900.
         let a: Vec<f64> = (0..10).map(|i| f64::from(i) * 100.0).collect();
-        let difference = |pairs: &[(usize, usize)]| {
-            pairs.iter().map(|(_, i)| a[*i] + 1.0 - a[*i]).sum::<f64>() / pairs.len() as f64
-        };
+        let difference =
+            |pairs: &[(usize, usize)]| pairs.iter().map(|(_, i)| a[*i] + 1.0 - a[*i]).sum::<f64>() / pairs.len() as f64;
         let interval = paired_bootstrap(&[10], difference, 200, 1);
         assert!(close(interval.lo, 1.0) && close(interval.hi, 1.0));
     }

@@ -111,8 +111,11 @@ pub fn write_runs_parquet(path: &Path, runs: &[Run]) -> Result<(), ArenaError> {
 }
 
 fn parquet_rows(file: File, runs: &[Run]) -> Result<(), ParquetError> {
-    let mut figures: Vec<(&str, Vec<f64>)> =
-        Outcome::NAMES.iter().enumerate().map(|(i, name)| (*name, runs.iter().map(|run| run.outcome.figures()[i]).collect())).collect();
+    let mut figures: Vec<(&str, Vec<f64>)> = Outcome::NAMES
+        .iter()
+        .enumerate()
+        .map(|(i, name)| (*name, runs.iter().map(|run| run.outcome.figures()[i]).collect()))
+        .collect();
     let bounds = Bounds::new(runs);
     figures.push(("regret", runs.iter().map(|run| bounds.regret(run)).collect()));
 
@@ -440,12 +443,20 @@ pub fn pairwise(runs: &[Run], ablations: &Ablations) -> Vec<PairRow> {
     let mut rows = Vec::new();
     for world in distinct(groups.iter().map(|group| group.0)) {
         let traces = distinct(groups.iter().filter(|group| group.0 == world).map(|group| group.1));
-        let players = distinct(groups.iter().filter(|group| group.0 == world && !is_optimum(group.2)).map(|group| group.2));
+        let players =
+            distinct(groups.iter().filter(|group| group.0 == world && !is_optimum(group.2)).map(|group| group.2));
         let outcomes = |player: &str| -> Vec<Vec<Outcome>> {
-            let of_trace = |trace: &&str| groups.iter().find(|group| (group.0, group.1, group.2) == (world, *trace, player));
-            traces.iter().map(|trace| of_trace(trace).map_or(Vec::new(), |group| group.3.iter().map(|run| run.outcome).collect())).collect()
+            let of_trace =
+                |trace: &&str| groups.iter().find(|group| (group.0, group.1, group.2) == (world, *trace, player));
+            traces
+                .iter()
+                .map(|trace| {
+                    of_trace(trace).map_or(Vec::new(), |group| group.3.iter().map(|run| run.outcome).collect())
+                })
+                .collect()
         };
-        let played: BTreeMap<&str, Vec<Vec<Outcome>>> = players.iter().map(|player| (*player, outcomes(player))).collect();
+        let played: BTreeMap<&str, Vec<Vec<Outcome>>> =
+            players.iter().map(|player| (*player, outcomes(player))).collect();
         for figure in Figure::ALL {
             for player in &players {
                 for rival in players.iter().filter(|rival| *rival != player) {
@@ -467,7 +478,13 @@ pub fn pairwise_csv(rows: &[PairRow]) -> String {
     for row in rows {
         let Interval { estimate, lo, hi } = row.probability;
         let figures = [estimate, lo, hi].map(rounded).join(",");
-        text.push_str(&format!("{},{},{},{},{figures}\n", row.world, row.figure.name(), cell(&row.player), cell(&row.rival)));
+        text.push_str(&format!(
+            "{},{},{},{},{figures}\n",
+            row.world,
+            row.figure.name(),
+            cell(&row.player),
+            cell(&row.rival)
+        ));
     }
     text
 }
@@ -568,9 +585,10 @@ pub fn ablation_rows(runs: &[Run]) -> Vec<AblationRow> {
 
 /// `ablations.csv` as text.
 pub fn ablations_csv(rows: &[AblationRow]) -> String {
-    let mut text = "world,player,without,pairs,violation_rate,violation_rate_without,violation_change,violation_change_lo,\
+    let mut text =
+        "world,player,without,pairs,violation_rate,violation_rate_without,violation_change,violation_change_lo,\
                     violation_change_hi,cost,cost_without,cost_change,cost_change_lo,cost_change_hi\n"
-        .to_string();
+            .to_string();
     for row in rows {
         let figures = [
             row.violation_rate,
@@ -602,7 +620,11 @@ pub fn text_table(header: &[&str], rows: &[Vec<String>]) -> String {
         let padded: Vec<String> = cells
             .zip(&widths)
             .enumerate()
-            .map(|(column, (cell, width))| if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
+            .map(
+                |(column, (cell, width))| {
+                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                },
+            )
             .collect();
         format!("{}\n", padded.join("  ").trim_end())
     };
@@ -666,10 +688,13 @@ mod tests {
     fn runs_are_read_back_and_a_torn_row_is_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("runs.csv");
-        let runs: Vec<Run> = games().into_iter().map(|mut run| {
-            run.outcome.cost *= 1.1;
-            run
-        }).collect();
+        let runs: Vec<Run> = games()
+            .into_iter()
+            .map(|mut run| {
+                run.outcome.cost *= 1.1;
+                run
+            })
+            .collect();
         write_runs(&path, &runs).unwrap();
         let read = read_runs(&path).unwrap();
         assert_eq!(read.len(), runs.len());
@@ -755,7 +780,8 @@ mod tests {
 
     #[test]
     fn a_text_table_is_aligned() {
-        let table = text_table(&["player", "cost"], &[vec!["hpa".into(), "9.5".into()], vec!["linear".into(), "10".into()]]);
+        let table =
+            text_table(&["player", "cost"], &[vec!["hpa".into(), "9.5".into()], vec!["linear".into(), "10".into()]]);
         assert_eq!(table, "player  cost\nhpa      9.5\nlinear    10\n");
     }
 }
