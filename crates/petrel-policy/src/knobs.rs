@@ -93,7 +93,7 @@ const KNATIVE: &[Knob] = with_storage![
 const SPARK_DRA: &[Knob] = with_storage![
     log("backlog_timeout_s", 0.1, 30.0, 1.0, |all, value| all.spark_dra.backlog_timeout_s = value),
     log("sustained_timeout_s", 0.1, 30.0, 1.0, |all, value| all.spark_dra.sustained_timeout_s = value),
-    log("idle_timeout_s", 1.0, 600.0, 60.0, |all, value| all.spark_dra.idle_timeout_s = value),
+    log("idle_timeout_s", 0.1, 600.0, 60.0, |all, value| all.spark_dra.idle_timeout_s = value),
 ];
 
 const FLINK: &[Knob] = with_storage![

@@ -600,7 +600,9 @@ impl Mpc {
                 let plain_s = model.record_s(executors) * situation.slowness / warmth;
                 let fixed_s = situation.fixed_s + situation.fixed_per_executor_s * executors;
                 let rate = future.rates[interval];
-                let most_records = params.batch.max_records_per_executor * executors.max(1.0);
+                // Bounds that the parameters give for their own records: lighter ones come in larger numbers.
+                let weight = situation.slowness.min(1.0);
+                let most_records = params.batch.max_records_per_executor * executors.max(1.0) / weight;
                 let retained = rate * params.shuffle.retention_s;
                 let interval_end_s = (interval + 1) as f64 * situation.interval_s;
 
@@ -609,7 +611,7 @@ impl Mpc {
                 while clock_s < interval_end_s && batches < 64 {
                     batches += 1;
                     let taken = records.min(most_records);
-                    let need_gb = table::memory_need_gb(params, taken, retained, executors);
+                    let need_gb = table::memory_need_gb(params, taken * weight, retained * weight, executors);
                     let record_s = plain_s * table::spill_factor(params, need_gb, model.usable_gb);
                     let batch_s = fixed_s + taken * record_s;
                     latency_s = latency_s.max(situation.ingest_s + 0.95 * span_s + batch_s);
@@ -832,5 +834,215 @@ impl Policy for Mpc {
             Action { executors: first, memory_gb: model.memory_gb, tier: model.tier, codec: model.codec, prewarm };
         self.model = Some(model);
         Decision { action, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guardrails::Guardrails;
+    use crate::policies::{Hpa, HpaSettings};
+    use crate::test_observation::quiet;
+    use petrel_core::trace::{Family, RateTrace};
+    use petrel_sim::queue::{Arrivals, QueueWorld, Totals, WorldSettings, auto_scale, default_limits};
+    use std::sync::Arc;
+
+    fn mpc() -> Mpc {
+        Mpc::new(MpcSettings::default())
+    }
+
+    /// A steady job in the world of the parameters: 4 executors, 10,000 records/s each.
+    fn steady() -> Observation {
+        let params = QueueParams::default();
+        let mut observation = quiet();
+        observation.limits = default_limits();
+        observation.prices = params.executor_prices();
+        observation.executor_memory_gb = 4.0;
+        observation.executors_running = 4;
+        observation.executors_target = 4;
+        observation.executor_capacity = 1.0 / (4.0 * record_s(&params, 4.0, Tier::Memory, Codec::Lz4));
+        observation.batch_overhead_ms = table::fixed_ms(&params, 4.0, Tier::Memory);
+        observation.startup_delay_s = params.startup.quantile_s(0.9);
+        observation.arrival_rate = 20_000.0;
+        observation.backlog_records = 30_000.0;
+        observation.forecast = Some([[18_000.0, 20_000.0, 22_000.0]; 5]);
+        observation
+    }
+
+    fn key(observation: &Observation) -> ModelKey {
+        ModelKey {
+            largest_fleet: observation.limits.max_executors,
+            p95_ms: observation.slo.p95_ms,
+            executor_usd_per_hour: observation.prices.executor_usd_per_hour,
+            memory_usd_per_gb_hour: observation.prices.memory_usd_per_gb_hour,
+        }
+    }
+
+    /// The policy, its model and the situation of `observation`.
+    fn prepared(observation: &Observation) -> (Mpc, Model, Situation) {
+        let mut policy = mpc();
+        let model = Model::build(&policy.params, key(observation), Some(4.0));
+        policy.remember(observation);
+        let situation = policy.situation(observation, &model);
+        (policy, model, situation)
+    }
+
+    fn constant(rate: f64) -> Future {
+        Future { probability: 1.0, rates: [rate; MOST_INTERVALS] }
+    }
+
+    #[test]
+    fn start_up_follows_the_mixture_with_failures_tried_again() {
+        let policy = mpc();
+        // Half a second of rounding; 55 % are up after 5 s and 85 % after 12 s, less the 2 % that fail at first.
+        assert!((policy.up_after(5.5, 1.0) - 0.98 * 0.55).abs() < 1e-9);
+        assert!((policy.up_after(12.5, 1.0) - 0.98 * 0.85).abs() < 1e-9);
+        assert!((policy.up_after(11.0, 2.0) - policy.up_after(5.5, 1.0)).abs() < 1e-9, "twice as slow");
+        assert_eq!(policy.up_after(1_000.0, 1.0), 1.0);
+    }
+
+    #[test]
+    fn cancelling_takes_executors_on_their_way_and_leaves_those_that_are_up() {
+        let mut cohort = Cohort { asked_in: 0, is_warm: false, up_already: 0.0, to_come: 10.0 };
+        // 6 are up, 4 on their way; three of the four go.
+        assert!((cancel(&mut cohort, 0.6, 3.0) - 3.0).abs() < 1e-9);
+        assert!((cohort.up_already + cohort.to_come * 0.6 - 6.0).abs() < 1e-9);
+        assert!((cohort.up_already + cohort.to_come - 7.0).abs() < 1e-9);
+        assert!((cancel(&mut cohort, 0.6, 5.0) - 1.0).abs() < 1e-9, "one is left to cancel");
+    }
+
+    #[test]
+    fn a_fleet_that_keeps_up_violates_nothing_and_one_that_cannot_violates_all() {
+        let (policy, model, situation) = prepared(&steady());
+        let enough = policy.play(&model, &situation, &constant(20_000.0), [4; 4], 0);
+        assert_eq!(enough.violations, 0.0);
+        assert_eq!(enough.executor_intervals, 4.0 * situation.intervals as f64);
+        let overwhelmed = policy.play(&model, &situation, &constant(120_000.0), [4; 4], 0);
+        assert!(overwhelmed.violations > situation.intervals as f64 - 2.0, "{overwhelmed:?}");
+    }
+
+    #[test]
+    fn the_model_agrees_with_the_table_on_a_steady_stream() {
+        let observation = steady();
+        let (policy, model, situation) = prepared(&observation);
+        let params = &policy.params;
+        // The smallest fleet by the controller is the smallest that the table keeps within the objective, or one more.
+        for rate in [15_000.0, 40_000.0, 90_000.0] {
+            let by_table = (1..=20).find(|executors| {
+                let p95_ms = table::steady_p95_ms(params, rate, f64::from(*executors), 4.0, model.tier, model.codec);
+                p95_ms <= observation.slo.p95_ms
+            });
+            let needed = policy.needed(&model, &situation, rate);
+            let by_table = by_table.unwrap();
+            assert!((by_table..=by_table + 1).contains(&needed), "{rate}: {needed}, by the table {by_table}");
+        }
+    }
+
+    #[test]
+    fn executors_asked_for_in_time_serve_a_burst_that_is_foreseen() {
+        let (policy, model, situation) = prepared(&steady());
+        let mut burst = constant(20_000.0);
+        burst.rates[4..].fill(80_000.0);
+        let idle = policy.play(&model, &situation, &burst, [4; 4], 0);
+        let late = policy.play(&model, &situation, &burst, [4, 4, 4, 16], 0);
+        let early = policy.play(&model, &situation, &burst, [4, 16, 16, 16], 0);
+        assert!(early.violations < late.violations && late.violations < idle.violations, "{early:?} {late:?} {idle:?}");
+        // Warm ones come up within 5 s, so a pool makes a late request less bad.
+        let mut sudden = constant(20_000.0);
+        sudden.rates[1..].fill(80_000.0);
+        let cold = policy.play(&model, &situation, &sudden, [4, 16, 16, 16], 0);
+        let warm = Situation { warm: 12.0, ..situation.clone() };
+        let served = policy.play(&model, &warm, &sudden, [4, 16, 16, 16], 12);
+        assert!(served.violations < cold.violations, "{served:?} {cold:?}");
+    }
+
+    #[test]
+    fn the_rate_ahead_and_not_only_the_present_one_decides() {
+        let calm = mpc().decide(&steady()).action;
+        assert!((3..=5).contains(&calm.executors), "{calm:?}");
+        let rising = Observation {
+            forecast: Some([
+                [30_000.0, 40_000.0, 50_000.0],
+                [60_000.0, 80_000.0, 100_000.0],
+                [60_000.0, 80_000.0, 100_000.0],
+                [60_000.0, 80_000.0, 100_000.0],
+                [60_000.0, 80_000.0, 100_000.0],
+            ]),
+            ..steady()
+        };
+        let ahead = mpc().decide(&rising).action;
+        assert!(ahead.executors >= 11, "{ahead:?}");
+        let stale = mpc().decide(&Observation { forecast_age_s: 60.0, ..rising }).action;
+        assert!(stale.executors < ahead.executors, "{stale:?} does not believe {ahead:?}");
+        let idle = Observation { executors_running: 16, executors_target: 16, ..steady() };
+        assert!(mpc().decide(&idle).action.executors <= 8, "what is not needed leaves");
+    }
+
+    #[test]
+    fn memory_tier_and_codec_are_those_of_the_cheapest_record() {
+        let params = QueueParams::default();
+        let observation = steady();
+        let usd_per_record = |(memory_gb, tier, codec): (f64, Tier, Codec)| {
+            let rate = table::served_rate(&params, 10.0, memory_gb, tier, codec, observation.slo.p95_ms);
+            let fleet = observation.prices.usd_per_hour(10, memory_gb);
+            (fleet + storage_usd_per_hour(&params, rate, tier, codec)) / rate
+        };
+        let chosen = cheapest_storage(&params, key(&observation), None);
+        for memory_gb in 1..=8 {
+            for tier in Tier::ALL {
+                for codec in Codec::ALL {
+                    let other = usd_per_record((f64::from(memory_gb), tier, codec));
+                    assert!(usd_per_record(chosen) <= 1.005 * other, "{chosen:?}, not {memory_gb} GB {tier} {codec}");
+                }
+            }
+        }
+        assert_eq!(cheapest_storage(&params, key(&observation), Some(6.0)).0, 6.0);
+    }
+
+    #[test]
+    fn past_bursts_teach_how_often_and_how_high() {
+        let settings = MpcSettings::default();
+        let mut bursts = mpc().bursts;
+        let (before, ratio) = bursts.expected(&settings, 5.0);
+        assert!((before - 2.0 * 5.0 / 3_600.0).abs() < 1e-9 && (ratio - 3.0).abs() < 1e-9);
+        for step in 0..720 {
+            bursts.see(if step % 60 >= 54 { 5_000.0 } else { 1_000.0 }, 5.0);
+        }
+        // Twelve in an hour, with two expected in the quarter hour that the setting is worth: 12.5 in 1.25 h.
+        let (after, ratio) = bursts.expected(&settings, 5.0);
+        assert!((after - 10.0 * 5.0 / 3_600.0).abs() < 1e-4, "{after}");
+        assert!((4.0..5.0).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn measured_capacity_replaces_the_parameters() {
+        let fast = Observation { executor_capacity: 10.0 * steady().executor_capacity, ..steady() };
+        let (policy, ..) = prepared(&fast);
+        assert!((policy.slowness - 0.1).abs() < 1e-6, "{}", policy.slowness);
+        assert!(mpc().decide(&fast).action.executors <= 2, "ten times as fast");
+    }
+
+    fn play_world(policy: &mut dyn Policy, seed: u64) -> Totals {
+        let params = Arc::new(QueueParams::default());
+        let trace = RateTrace::synthetic(Family::FlashCrowd, 1_000.0, 1_500, seed);
+        let scale = auto_scale(&trace, &params, &default_limits());
+        let arrivals = Arc::new(Arrivals::prepare(&trace.scaled(scale), 600, 900, seed, &params));
+        let mut world = QueueWorld::new(Arc::clone(&params), arrivals, WorldSettings::new(&params, seed)).unwrap();
+        let mut guardrails = Guardrails::new();
+        while !world.is_done() {
+            let observation = world.observe();
+            let action = guardrails.apply(policy.decide(&observation), &observation).action;
+            world.step_interval(&action);
+        }
+        world.totals().clone()
+    }
+
+    #[test]
+    fn crowds_are_met_more_often_than_by_a_rule_on_cpu() {
+        for seed in [1, 2] {
+            let ours = play_world(&mut mpc(), seed);
+            let rule = play_world(&mut Hpa::new(HpaSettings::default()), seed);
+            assert!(ours.violation_rate() < 0.5 * rule.violation_rate(), "seed {seed}: {ours:?} {rule:?}");
+        }
     }
 }
