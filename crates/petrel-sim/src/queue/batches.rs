@@ -5,7 +5,7 @@
 //! with nothing to take the trigger is skipped. Its fixed part passes by itself; its work is done at the speed of the
 //! executors that are there at each second, so that executors which come up during a long batch help.
 
-use super::draws::{Stream, bell, uniform};
+use super::draws::{Stream, bell, gumbel};
 use super::{Gathered, QueueWorld};
 use crate::table;
 
@@ -109,7 +109,7 @@ impl QueueWorld {
             self.slowest_task = (executors, location, scale);
         }
         let (_, location, scale) = self.slowest_task;
-        let gumbel = -(-uniform(self.settings.seed, Stream::Straggler, index).ln()).ln();
+        let gumbel = gumbel(self.settings.seed, Stream::Straggler, index);
         let slowest = (params.batch.straggler_spread * (location + scale * gumbel)).exp();
         let straggler = 1.0 + (slowest - 1.0).max(0.0) / tasks_per_executor;
 

@@ -2,6 +2,7 @@
 //! same i-th draw whatever they did before, and a clairvoyant player can look them up.
 
 use super::params::{StartupClass, StartupParams};
+use std::sync::LazyLock;
 
 /// Independent streams of chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +58,20 @@ pub fn bell(seed: u64, stream: Stream, index: u64) -> f64 {
     let bits = bits(seed, stream, index);
     let sum: u64 = (0..4).map(|part| (bits >> (16 * part)) & 0xffff).sum();
     (sum as f64 / 65_535.0 - 2.0) * 3.0_f64.sqrt()
+}
+
+/// Equally probable values of the Gumbel distribution of location 0 and scale 1: two logarithms a batch would be a tenth of a step.
+static GUMBEL: LazyLock<[f64; 1_024]> = LazyLock::new(|| {
+    std::array::from_fn(|index| {
+        let probability = (index as f64 + 0.5) / 1_024.0;
+        -(-probability.ln()).ln()
+    })
+});
+
+/// Draw `index` of `stream` from the Gumbel distribution of location 0 and scale 1, in 1,024 steps of equal probability.
+#[inline]
+pub fn gumbel(seed: u64, stream: Stream, index: u64) -> f64 {
+    GUMBEL[(bits(seed, stream, index) >> 54) as usize]
 }
 
 /// Start-up delays of executors.

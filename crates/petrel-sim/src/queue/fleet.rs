@@ -69,6 +69,7 @@ pub(crate) struct Fleet {
     draining_count: u32,
     starting_count: u32,
     memory_sum_gb: u32,
+    has_other_sizes: bool,
     usd_per_s: f64,
     paid: u32,
     pub(crate) events: FleetEvents,
@@ -113,6 +114,7 @@ impl Fleet {
             draining_count: 0,
             starting_count: 0,
             memory_sum_gb: 0,
+            has_other_sizes: false,
             usd_per_s: 0.0,
             paid: 0,
             events: FleetEvents::default(),
@@ -217,7 +219,8 @@ impl Fleet {
             self.reconcile(now_s);
             is_changed = true;
         }
-        if self.requested + self.requested_pool > 0 {
+        let is_granting = self.requested + self.requested_pool > 0;
+        if is_granting {
             self.grant(now_s);
         }
         if self.next_ready_s <= now_s {
@@ -225,7 +228,7 @@ impl Fleet {
             is_changed = true;
         }
         let preempted = self.preempt(now_s);
-        if is_changed || preempted > 0 {
+        if is_changed || is_granting || preempted > 0 {
             self.refresh();
         }
         (is_changed || preempted > 0, preempted)
@@ -396,7 +399,6 @@ impl Fleet {
                 is_cold: delay_s > self.longest_warm_start_s,
             });
         }
-        self.refresh();
     }
 
     fn come_up(&mut self, now_s: u32) {
@@ -421,7 +423,9 @@ impl Fleet {
         }
         self.next_ready_s = next_ready_s;
         // Old ones of another size may go now, and a waiting request may be served from the pool.
-        self.reconcile(now_s);
+        if self.has_other_sizes || self.requested > 0 {
+            self.reconcile(now_s);
+        }
     }
 
     fn preempt(&mut self, now_s: u32) -> u32 {
@@ -445,6 +449,7 @@ impl Fleet {
             draining += self.draining[class];
             memory += (self.running[class] + self.draining[class]) * class as u32;
         }
+        self.has_other_sizes = self.running[self.memory_gb as usize] < running;
         let mut starting = 0;
         let mut paid_memory = memory + self.requested * self.memory_gb;
         let mut warm_memory = (self.warm + self.requested_pool) * self.memory_gb;

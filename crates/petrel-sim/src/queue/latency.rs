@@ -78,7 +78,7 @@ impl Latencies {
         above
     }
 
-    /// The latencies that shares of 50, 95 and 99 % of the records stay at or under, seconds, each to a millisecond or to 0.02 %
+    /// The latencies that shares of 50, 95 and 99 % of the records stay at or under, seconds, each to a millisecond or to 0.05 %
     /// of the records; 0 without records.
     pub(crate) fn quantiles_s(&self, arrivals: &Arrivals) -> [f64; 3] {
         let mut low = (self.shortest_s, self.records);
@@ -91,7 +91,7 @@ impl Latencies {
     /// The latency of one quantile and the records above it, sought from `low` upwards, which is such a pair itself.
     fn search(&self, arrivals: &Arrivals, quantile: f64, low: (f64, f64)) -> (f64, f64) {
         let wanted = (1.0 - quantile) * self.records;
-        let enough = 2e-4 * self.records;
+        let enough = 5e-4 * self.records;
         // False position with the Illinois correction; `above` falls monotonically and is linear by pieces.
         let (mut low_s, mut above_low) = (low.0, low.1 - wanted);
         let (mut high_s, mut above_high) = (self.longest_s, -wanted);
