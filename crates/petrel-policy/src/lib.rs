@@ -20,11 +20,14 @@
 //! # Ok::<(), petrel_core::InvalidValue>(())
 //! ```
 
+pub mod action_space;
 pub mod classic_rules;
+pub mod encode;
 pub mod guardrails;
 mod knobs;
 pub mod meta;
 pub mod network;
+pub mod optimum;
 pub mod policies;
 mod registry;
 mod scale_behaviour;
