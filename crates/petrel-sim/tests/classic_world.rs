@@ -1,4 +1,4 @@
-//! Seeds, episodes, actions and batches of the classic world.
+//! Seeds, episodes and actions of the classic world.
 
 use petrel_core::{Codec, Tier};
 use petrel_sim::classic::*;
@@ -139,34 +139,6 @@ fn normalised_observations_are_of_the_size_of_one() {
             assert!((0.0..=5.0).contains(&value), "{value}");
         }
     }
-}
-
-#[test]
-fn a_batch_plays_what_its_worlds_play_alone() {
-    let worlds: Vec<_> = (0..3).map(|seed| world(seed).with_episode_steps(10 + seed as u32)).collect();
-    let mut alone = worlds.clone();
-    let mut batch = ClassicBatch::new(worlds);
-    let nothing = ClassicStep { reward: 0.0, cost_usd_per_hour: 0.0, latency_ms: 0.0, throughput: 0.0, is_last: false };
-    let mut outcomes = [nothing; 3];
-    let mut rows = [0.0; 3 * OBSERVATION];
-    let mut episodes_ended = 0;
-    for step in 0..40 {
-        let actions = [step, step + 500, step + 1_000].map(ClassicAction::from_index);
-        let mut last_rows = Vec::new();
-        batch.step_into(&actions, &mut outcomes, |number, row| last_rows.push((number, *row)));
-        batch.observe_into(&mut rows);
-        for (number, world) in alone.iter_mut().enumerate() {
-            assert_eq!(outcomes[number], world.step(actions[number]));
-            if outcomes[number].is_last {
-                assert_eq!(last_rows.remove(0), (number, world.observe()));
-                world.reset();
-                episodes_ended += 1;
-            }
-            assert_eq!(rows[number * OBSERVATION..(number + 1) * OBSERVATION], world.observe());
-        }
-        assert!(last_rows.is_empty());
-    }
-    assert_eq!(episodes_ended, 4 + 3 + 3);
 }
 
 proptest! {
