@@ -55,12 +55,12 @@ impl Default for ForecastSettings {
             prior_burst_ratio: 5.0,
             prior_bursts_per_hour: 2.0,
             alarm_probability: 0.5,
-            calibration_step: 0.01,
-            error_memory: 150.0,
+            calibration_step: 0.007,
+            error_memory: 400.0,
             season_s: 86_400,
-            regression_step: 0.03,
-            mixture_boost: 3.0,
-            mixture_half_life_s: 1_000.0,
+            regression_step: 0.1,
+            mixture_boost: 1.5,
+            mixture_half_life_s: 2_000.0,
             rolling_window_s: 30,
         }
     }

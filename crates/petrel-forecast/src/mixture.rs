@@ -5,7 +5,8 @@
 //! distributions. With the subgradient `g = 1[y < q̂] - τ` of the loss at the mixture `q̂ = Σ w_k q_k`, expert `k` earns the
 //! regret `r_k = g (q̂ - q_k)`, and with `η_k = min(1 / (2 E_k), sqrt(ln K / V_k))`
 //! `R_k += r_k (1 - η_k r_k)`, `w_k ∝ π_k η_k exp(η_k R_k)`, where `E_k` is the range and `V_k` the sum of squares of `r_k`. All sums
-//! forget, so that the mixture follows a change of the series; a fixed share keeps every expert in reach.
+//! forget, so that the mixture follows a change of the series; a fixed share keeps every expert in reach. Outside of quiet seconds
+//! `r_k` is mostly the plain difference of losses (see [`LINEAR_IN_BURSTS`]).
 //!
 //! Weights are kept apart by [`Phase`]: what is best in quiet seconds says nothing about a climb. Outside of quiet seconds the
 //! onset expert has the floor until others earn it: it alone keeps quiet errors and burst errors apart before the first
@@ -23,6 +24,10 @@ const LEVELS: [f32; QUANTILES] = [0.1, 0.5, 0.9];
 const WAITING: usize = (PLACES + 1) * QUANTILES + 2;
 /// Share of the prior that the onset expert has outside of quiet seconds.
 const ONSET_SHARE: f32 = 0.9;
+
+/// Share of the linearised regret outside of quiet seconds. Linearised at a mixture that asked too much, every lower expert
+/// seems better, however far below the outcome it was; one burst lower than expected would silence the onset expert.
+const LINEAR_IN_BURSTS: f32 = 0.25;
 
 /// How weights are learned.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +53,17 @@ struct Cell {
     squares: [f32; PLACES],
     range: [f32; PLACES],
     weights: [f32; PLACES],
+}
+
+/// What one quantile is judged by.
+#[derive(Debug, Clone, Copy)]
+struct Outcome {
+    rate: f32,
+    level: f32,
+    /// One over the unit in which losses are measured.
+    per_unit: f32,
+    /// Share of the linearised regret; the rest is the difference of losses.
+    linear: f32,
 }
 
 /// Weights of every expert by phase, horizon and quantile.
@@ -117,13 +133,13 @@ impl Mixture {
                 let phase_then = (slot[WAITING - 2] as usize).min(PHASES - 1);
                 let prior = &self.priors[phase_then];
                 let per_unit = 1.0 / slot[WAITING - 1];
+                let linear = if phase_then == Phase::Quiet as usize { 1.0 } else { LINEAR_IN_BURSTS };
                 for (quantile, cell) in self.cells[phase_then][index].iter_mut().enumerate() {
                     let mut experts = [0.0; PLACES];
                     experts.copy_from_slice(&slot[quantile * PLACES..(quantile + 1) * PLACES]);
                     let mixture = slot[QUANTILES * PLACES + quantile];
-                    let below = if now.rate < mixture { 1.0 } else { 0.0 };
-                    let gradient = (below - LEVELS[quantile]) * per_unit;
-                    cell.learn(&experts, mixture, gradient, prior, self.log_experts, self.rate);
+                    let outcome = Outcome { rate: now.rate, level: LEVELS[quantile], per_unit, linear };
+                    cell.learn(&experts, mixture, outcome, prior, self.log_experts, self.rate);
                 }
             }
             for (quantile, cell) in self.cells[phase as usize][index].iter().enumerate() {
@@ -151,15 +167,22 @@ impl Cell {
         &mut self,
         experts: &[f32; PLACES],
         mixture: f32,
-        gradient: f32,
+        outcome: Outcome,
         prior: &[f32; PLACES],
         log_experts: f32,
         rate: LearningRate,
     ) {
+        let Outcome { rate: outcome, level, per_unit, linear } = outcome;
+        let below = if outcome < mixture { 1.0 } else { 0.0 };
+        let gradient = (below - level) * per_unit;
+        let mixture_loss = gradient * (mixture - outcome);
         let (mut squares, mut range, mut regret) = (self.squares, self.range, self.regret);
         let (mut exponents, mut weights) = ([0.0; PLACES], [0.0; PLACES]);
         for place in 0..PLACES {
-            let earned = gradient * (mixture - experts[place]);
+            let error = (outcome - experts[place]) * per_unit;
+            let loss = larger(level * error, (level - 1.0) * error);
+            let linearised = gradient * (mixture - experts[place]);
+            let earned = linear * linearised + (1.0 - linear) * (mixture_loss - loss);
             squares[place] = rate.keep * squares[place] + earned * earned;
             range[place] = larger(rate.keep * range[place], earned.abs());
             let eta = smaller(0.5 / range[place], rate.boost * (log_experts / squares[place]).sqrt());
