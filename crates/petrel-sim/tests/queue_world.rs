@@ -22,6 +22,7 @@ fn action(executors: u32) -> Action {
     Action { executors, memory_gb: 4.0, tier: Tier::Memory, codec: Codec::Lz4, prewarm: 0 }
 }
 
+#[allow(clippy::unwrap_used)]
 fn world(params: &QueueParams, counts: Vec<f32>, seed: u64) -> QueueWorld {
     let params = Arc::new(params.clone());
     let arrivals = Arc::new(Arrivals::from_counts(counts, &params));
@@ -107,7 +108,7 @@ fn seconds_of_starts(world: &mut QueueWorld, executors: u32, wish_again_s: u32) 
     let mut before = world.executors().0;
     world.apply(&action(executors));
     while !world.is_done() {
-        if world.now_s() > 0 && world.now_s() % wish_again_s == 0 {
+        if world.now_s() > 0 && world.now_s().is_multiple_of(wish_again_s) {
             world.apply(&action(executors));
         }
         world.step_second();

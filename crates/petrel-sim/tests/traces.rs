@@ -24,6 +24,7 @@ fn ramp(seconds: usize) -> RateTrace {
 struct Scratch(PathBuf);
 
 impl Scratch {
+    #[allow(clippy::unwrap_used)]
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("petrel-traces-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();

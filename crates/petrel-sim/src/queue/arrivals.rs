@@ -1,6 +1,6 @@
 //! What happens outside the job, and what does a controller hear of it? Drawn once, shared by all who play the same game.
 
-use super::draws::{Stream, bell, uniform};
+use super::draws::{Draws, Stream};
 use super::params::QueueParams;
 use petrel_core::trace::{CoxProcess, RateTrace};
 use petrel_forecast::{ForecastSettings, Forecaster};
@@ -175,10 +175,11 @@ fn draw_temperature(duration_s: usize, seed: u64, params: &QueueParams) -> Vec<f
     let shuffle = &params.shuffle;
     let keep = (-1.0 / shuffle.temperature_relaxation_s).exp();
     let step = shuffle.temperature_spread * (1.0 - keep * keep).sqrt();
-    let mut offset = shuffle.temperature_spread * bell(seed, Stream::Temperature, u64::MAX);
+    let draws = Draws::new(seed, Stream::Temperature);
+    let mut offset = shuffle.temperature_spread * draws.bell(u64::MAX);
     (0..duration_s as u64)
         .map(|second| {
-            offset = keep * offset + step * bell(seed, Stream::Temperature, second);
+            offset = keep * offset + step * draws.bell(second);
             (shuffle.temperature_mean + offset).clamp(0.0, 1.0) as f32
         })
         .collect()
@@ -186,8 +187,9 @@ fn draw_temperature(duration_s: usize, seed: u64, params: &QueueParams) -> Vec<f
 
 /// Shares of the gateways, at least 2 % of an even share each.
 fn gateway_shares(seed: u64, params: &QueueParams) -> Vec<f64> {
+    let draws = Draws::new(seed, Stream::Share);
     let weights: Vec<f64> = (0..u64::from(params.signal.gateways))
-        .map(|gateway| (1.0 + params.signal.share_spread * bell(seed, Stream::Share, gateway)).max(0.02))
+        .map(|gateway| (1.0 + params.signal.share_spread * draws.bell(gateway)).max(0.02))
         .collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / total).collect()
@@ -234,6 +236,7 @@ fn hear_signals(
 ) -> Vec<SignalRow> {
     let signal = &params.signal;
     let parts = split(counts, &gateway_shares(seed, params), seed);
+    let draws = Draws::new(seed, Stream::Signal);
     let mut rows = vec![SignalRow::SILENCE; duration_s + 1];
     // Per row: squared spread and what is summed over gateways.
     let mut variances = vec![0.0_f64; duration_s + 1];
@@ -249,8 +252,8 @@ fn hear_signals(
             // The second is over at `made_s` of the episode's clock; row `made_s` is what is known then.
             let made_s = index as f64 + 1.0 - warmup_s as f64;
             let draw = ((gateway as u64) << 40) | (index as u64) << 1;
-            if uniform(seed, Stream::Signal, draw) >= signal.loss {
-                let jitter_s = -signal.jitter_s * uniform(seed, Stream::Signal, draw | 1).ln();
+            if draws.uniform(draw) >= signal.loss {
+                let jitter_s = -signal.jitter_s * draws.uniform(draw | 1).ln();
                 let own = forecaster.features();
                 on_the_way.push(Heard {
                     at_s: made_s + signal.delay_s + jitter_s,

@@ -5,7 +5,6 @@
 //! with nothing to take the trigger is skipped. Its fixed part passes by itself; its work is done at the speed of the
 //! executors that are there at each second, so that executors which come up during a long batch help.
 
-use super::draws::{Stream, bell, gumbel};
 use super::{Gathered, QueueWorld};
 use crate::table;
 
@@ -109,7 +108,7 @@ impl QueueWorld {
             self.slowest_task = (executors, location, scale);
         }
         let (_, location, scale) = self.slowest_task;
-        let gumbel = gumbel(self.settings.seed, Stream::Straggler, index);
+        let gumbel = self.stragglers.gumbel(index);
         let slowest = (params.batch.straggler_spread * (location + scale * gumbel)).exp();
         let straggler = 1.0 + (slowest - 1.0).max(0.0) / tasks_per_executor;
 
@@ -152,8 +151,9 @@ impl QueueWorld {
         self.gathered.cost_usd += batch.request_usd;
         if batch.runs_out_of_memory {
             self.gathered.oom += 1;
-            // The whole batch is tried again later, in halves, by one executor less.
-            self.batch_cap = (batch.records / 2.0).max(1.0);
+            // What it took is tried again in halves, by one executor less.
+            let smallest = 0.05 * self.params.batch.max_records_per_executor;
+            self.batch_cap = (batch.records / 2.0).max(smallest);
             let back_s = batch.end_s.ceil() as u32 + self.params.memory.oom_restart_s;
             let working = self.fleet.working();
             self.fleet.lose_to_memory(back_s);
@@ -181,7 +181,7 @@ impl QueueWorld {
 
         let estimates = &self.params.estimates;
         let index = self.totals.intervals as u64 * 1_000 + u64::from(self.gathered.batches);
-        let error = 1.0 + estimates.noise * bell(self.settings.seed, Stream::Estimate, index);
+        let error = 1.0 + estimates.noise * self.errors.bell(index);
         self.estimates.overhead_ms += estimates.weight * (1e3 * fixed_s * error - self.estimates.overhead_ms);
         // Small batches say nothing about capacity: the live controller leaves them out as well.
         if batch.records >= 500.0 {

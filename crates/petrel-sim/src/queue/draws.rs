@@ -26,12 +26,45 @@ pub enum Stream {
     Signal = 8,
 }
 
-/// 64 random bits of draw `index` of `stream` (the finaliser of SplitMix64: Steele, Lea and Flood, *Fast splittable pseudorandom
-/// number generators*, OOPSLA 2014).
-#[inline]
-pub fn bits(seed: u64, stream: Stream, index: u64) -> u64 {
-    let key = mix(seed ^ (stream as u64).wrapping_mul(0xd1b5_4a32_d192_ed03));
-    mix(key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+/// One stream of one seed, ready to draw from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draws {
+    key: u64,
+}
+
+impl Draws {
+    /// The draws of `stream` in a world with `seed`.
+    #[inline]
+    pub fn new(seed: u64, stream: Stream) -> Self {
+        Self { key: mix(seed ^ (stream as u64).wrapping_mul(0xd1b5_4a32_d192_ed03)) }
+    }
+
+    /// 64 random bits of draw `index` (the finaliser of SplitMix64: Steele, Lea and Flood, *Fast splittable pseudorandom number
+    /// generators*, OOPSLA 2014).
+    #[inline]
+    pub fn bits(self, index: u64) -> u64 {
+        mix(self.key.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    }
+
+    /// Draw `index`, uniform over the open interval 0 to 1.
+    #[inline]
+    pub fn uniform(self, index: u64) -> f64 {
+        ((self.bits(index) >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
+    }
+
+    /// A bell-shaped draw of mean 0 and standard deviation 1: the sum of four uniforms of 16 bits, rescaled.
+    #[inline]
+    pub fn bell(self, index: u64) -> f64 {
+        let bits = self.bits(index);
+        let sum = (bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48);
+        (sum as f64 / 65_535.0 - 2.0) * 1.732_050_807_568_877_2
+    }
+
+    /// A draw from the Gumbel distribution of location 0 and scale 1, in 1,024 steps of equal probability.
+    #[inline]
+    pub fn gumbel(self, index: u64) -> f64 {
+        GUMBEL[(self.bits(index) >> 54) as usize]
+    }
 }
 
 #[inline]
@@ -41,25 +74,6 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Draw `index` of `stream`, uniform over the open interval 0 to 1.
-#[inline]
-pub fn uniform(seed: u64, stream: Stream, index: u64) -> f64 {
-    to_unit(bits(seed, stream, index))
-}
-
-#[inline]
-fn to_unit(bits: u64) -> f64 {
-    ((bits >> 11) as f64 + 0.5) * (1.0 / (1_u64 << 53) as f64)
-}
-
-/// A bell-shaped draw of mean 0 and standard deviation 1: the sum of four uniforms of 16 bits, rescaled.
-#[inline]
-pub fn bell(seed: u64, stream: Stream, index: u64) -> f64 {
-    let bits = bits(seed, stream, index);
-    let sum: u64 = (0..4).map(|part| (bits >> (16 * part)) & 0xffff).sum();
-    (sum as f64 / 65_535.0 - 2.0) * 3.0_f64.sqrt()
-}
-
 /// Equally probable values of the Gumbel distribution of location 0 and scale 1: two logarithms a batch would be a tenth of a step.
 static GUMBEL: LazyLock<[f64; 1_024]> = LazyLock::new(|| {
     std::array::from_fn(|index| {
@@ -67,12 +81,6 @@ static GUMBEL: LazyLock<[f64; 1_024]> = LazyLock::new(|| {
         -(-probability.ln()).ln()
     })
 });
-
-/// Draw `index` of `stream` from the Gumbel distribution of location 0 and scale 1, in 1,024 steps of equal probability.
-#[inline]
-pub fn gumbel(seed: u64, stream: Stream, index: u64) -> f64 {
-    GUMBEL[(bits(seed, stream, index) >> 54) as usize]
-}
 
 /// Start-up delays of executors.
 ///
@@ -106,14 +114,14 @@ impl StartupDraws {
     /// Seconds from the grant of ordinary request number `index` of a world with `seed` to its running, failed
     /// attempts included.
     pub fn delay_s(&self, seed: u64, index: u64) -> f64 {
+        let draws = Draws::new(seed, Stream::Startup);
         let mut delay_s = 0.0;
         let mut attempt = 0;
-        while attempt < MOST_FAILURES && uniform(seed, Stream::Startup, index * 32 + attempt) < self.failure_probability
-        {
+        while attempt < MOST_FAILURES && draws.uniform(index * 32 + attempt) < self.failure_probability {
             delay_s += self.failure_after_s;
             attempt += 1;
         }
-        let mut chance = uniform(seed, Stream::Startup, index * 32 + 16);
+        let mut chance = draws.uniform(index * 32 + 16);
         let mut drawn = self.classes[3];
         for class in self.classes {
             if chance < class.share {
@@ -122,14 +130,14 @@ impl StartupDraws {
             }
             chance -= class.share;
         }
-        let place = uniform(seed, Stream::Startup, index * 32 + 17);
+        let place = draws.uniform(index * 32 + 17);
         delay_s + drawn.low_s + place * (drawn.high_s - drawn.low_s)
     }
 
     /// Seconds from the request to running of the `index`-th executor taken from the pre-warmed pool.
     pub fn warm_delay_s(&self, seed: u64, index: u64) -> f64 {
         let warm = self.classes[0];
-        warm.low_s + uniform(seed, Stream::WarmStart, index) * (warm.high_s - warm.low_s)
+        warm.low_s + Draws::new(seed, Stream::WarmStart).uniform(index) * (warm.high_s - warm.low_s)
     }
 }
 
@@ -151,8 +159,8 @@ mod tests {
 
     #[test]
     fn streams_are_independent_and_bells_have_unit_spread() {
-        assert_ne!(bits(1, Stream::Startup, 5), bits(1, Stream::Straggler, 5));
-        let draws: Vec<f64> = (0..50_000).map(|index| bell(3, Stream::Estimate, index)).collect();
+        assert_ne!(Draws::new(1, Stream::Startup).bits(5), Draws::new(1, Stream::Straggler).bits(5));
+        let draws: Vec<f64> = (0..50_000).map(|index| Draws::new(3, Stream::Estimate).bell(index)).collect();
         let mean = draws.iter().sum::<f64>() / 50_000.0;
         let variance = draws.iter().map(|draw| (draw - mean).powi(2)).sum::<f64>() / 50_000.0;
         assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "mean {mean}, variance {variance}");

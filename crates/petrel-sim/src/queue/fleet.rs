@@ -1,7 +1,7 @@
 //! Which executors are there, and what do they cost? Counts per size instead of objects: a second costs the same with ten
 //! executors as with a thousand, unless something happens.
 
-use super::draws::{StartupDraws, Stream, uniform};
+use super::draws::{Draws, StartupDraws, Stream};
 use super::params::{LARGEST_EXECUTOR_GB, QueueParams};
 use petrel_core::{Limits, Prices};
 
@@ -31,6 +31,7 @@ pub(crate) struct FleetEvents {
 #[derive(Debug, Clone)]
 pub(crate) struct Fleet {
     draws: StartupDraws,
+    preemptions: Draws,
     seed: u64,
     smallest_gb: usize,
     largest_gb: usize,
@@ -82,6 +83,7 @@ impl Fleet {
         let most_starting = 2 * limits.max_executors as usize + limits.max_prewarm as usize + 16;
         Self {
             draws: StartupDraws::new(startup),
+            preemptions: Draws::new(0, Stream::Preemption),
             seed: 0,
             smallest_gb: params.memory.min_gb as usize,
             largest_gb: params.memory.max_gb as usize,
@@ -124,6 +126,7 @@ impl Fleet {
     /// A fleet of warmed-up executors and nothing on its way.
     pub(crate) fn reset(&mut self, executors: u32, memory_gb: u32, seed: u64) {
         self.seed = seed;
+        self.preemptions = Draws::new(seed, Stream::Preemption);
         self.target = executors;
         self.prewarm = 0;
         self.memory_gb = memory_gb;
@@ -431,7 +434,7 @@ impl Fleet {
     fn preempt(&mut self, now_s: u32) -> u32 {
         // One a second at most: at 1,000 executors and one pre-emption per executor and hour the difference is 4 %.
         let chance = self.preemption_per_s * f64::from(self.running_count);
-        if uniform(self.seed, Stream::Preemption, u64::from(now_s)) >= chance {
+        if self.preemptions.uniform(u64::from(now_s)) >= chance {
             return 0;
         }
         let Some(class) = self.fullest_class() else { return 0 };

@@ -32,7 +32,7 @@ mod storage;
 mod totals;
 
 pub use arrivals::{Arrivals, SignalRow};
-pub use draws::{StartupDraws, Stream, uniform};
+pub use draws::{Draws, StartupDraws, Stream};
 pub use params::{
     ArrivalParams, BatchParams, CodecParams, CodecTable, EstimateParams, LARGEST_EXECUTOR_GB, MemoryParams,
     ParamsError, PriceParams, QueueParams, ShuffleParams, SignalParams, StartupClass, StartupParams, TierParams,
@@ -182,6 +182,8 @@ pub struct QueueWorld {
     next_batch: u64,
     /// Law of the slowest task for so many executors.
     slowest_task: (u32, f64, f64),
+    stragglers: Draws,
+    errors: Draws,
     estimates: Estimates,
     latencies: Latencies,
     gathered: Gathered,
@@ -220,6 +222,8 @@ impl QueueWorld {
             batch_cap: f64::INFINITY,
             next_batch: 0,
             slowest_task: (0, 0.0, 1.0),
+            stragglers: Draws::new(settings.seed, Stream::Straggler),
+            errors: Draws::new(settings.seed, Stream::Estimate),
             estimates: Estimates { executor_records_per_s: 0.0, overhead_ms: 0.0 },
             latencies: Latencies::new(),
             gathered: Gathered::default(),
@@ -236,6 +240,8 @@ impl QueueWorld {
     /// Starts over with other arrivals and another seed. Every game begins with a steady fleet that carries the arrivals of
     /// the last half minute at 70 % of its capacity, with 4 GB executors (or the nearest size), the memory tier and lz4.
     pub fn reset(&mut self, arrivals: Arc<Arrivals>, seed: u64) {
+        self.stragglers = Draws::new(seed, Stream::Straggler);
+        self.errors = Draws::new(seed, Stream::Estimate);
         let params = &self.params;
         let limits = &self.settings.limits;
         let memory_gb = params.memory_class(4.0);
@@ -253,7 +259,7 @@ impl QueueWorld {
         let capacity = rate_of(executors) / f64::from(executors);
         let overhead_ms = table::fixed_ms(params, f64::from(executors), Tier::Memory);
         // The prior of the estimates is off by twice the error of a measurement.
-        let prior_error = 1.0 + 2.0 * params.estimates.noise * draws::bell(seed, Stream::Estimate, u64::MAX);
+        let prior_error = 1.0 + 2.0 * params.estimates.noise * self.errors.bell(u64::MAX);
         self.estimates = Estimates { executor_records_per_s: capacity * prior_error.max(0.1), overhead_ms };
         let retained = arrivals.initial_rate * params.shuffle.retention_s;
         let compressed_gb = retained * params.shuffle.bytes_per_record * params.codec(Codec::Lz4).ratio / 1e9;
@@ -404,7 +410,7 @@ impl QueueWorld {
         let slo_s = self.settings.slo.p95_ms / 1e3;
         let above = latencies.above(&self.arrivals, slo_s);
         // Records that wait while nothing is committed: one that is older than the objective is one too many.
-        let allowed = if committed <= 0.0 && !is_last { 0.0 } else { 0.05 * latencies.records() };
+        let allowed = if committed <= 0.0 { 0.0 } else { 0.05 * latencies.records() };
         let events: FleetEvents = std::mem::take(&mut self.fleet.events);
         let gathered = std::mem::take(&mut self.gathered);
         let interval = Interval {
