@@ -12,19 +12,22 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
-from petrel_gym._worlds import QueueWorlds, queue_observation_names
+from petrel_gym._worlds import QueueWorlds, queue_raw_names
 from petrel_gym.world_env import WorldEnv, WorldVectorEnv, check_autoreset_mode, check_count, check_type, reward_weights
 
-#: Entries of an observation.
-OBSERVATION_NAMES = tuple(queue_observation_names())
+#: Entries of a raw observation.
+RAW_NAMES = tuple(queue_raw_names())
 
 
-def _observation_space() -> spaces.Box:
-    return spaces.Box(-1e9, 1e9, (len(OBSERVATION_NAMES),), dtype=np.float32)
+def _spaces(worlds: QueueWorlds, observation: str) -> tuple[spaces.Box, spaces.MultiDiscrete]:
+    bound = 20.0 if observation == "encoded" else 1e9
+    seen = spaces.Box(-bound, bound, (worlds.observation_len,), dtype=np.float32)
+    return seen, spaces.MultiDiscrete(worlds.heads)
 
 
 #: Settings of both environments with their defaults; ``QueueEnv`` explains them.
 DEFAULTS: dict[str, Any] = {
+    "observation": "encoded",
     "trace": "synthetic",
     "split": "train",
     "duration_s": 600,
@@ -41,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def _worlds(count: int, mode: AutoresetMode, settings: dict[str, Any]) -> QueueWorlds:
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in DEFAULTS:
             raise ValueError(f"settings: got {name!r}, expected {', '.join(DEFAULTS)}")
@@ -49,13 +52,15 @@ def _worlds(count: int, mode: AutoresetMode, settings: dict[str, Any]) -> QueueW
     settings = DEFAULTS | settings
     settings["trace"] = str(settings["trace"])
     settings["weights"] = reward_weights(settings["scenario"], settings["weights"])
-    return QueueWorlds(count, settings, mode.value)
+    return settings
 
 
 class QueueEnv(WorldEnv):
     """One streaming job.
 
     Settings:
+        observation: ``"encoded"``, what Petrel's own networks see: numbers of the size of one that do not change with the
+            load (``crates/petrel-policy/src/encode.rs`` lists them); or ``"raw"``, entries as in ``RAW_NAMES``.
         trace: ``"synthetic"`` (a family per episode), one family (``steady``, ``diurnal``, ``bursty``, ``self-exciting``,
             ``shock``, ``flash-crowd``), or the path of a recorded trace: CSV ``bin_start_s,count``, plain or ``.gz``.
         split: ``"train"``, ``"validate"`` or ``"test"``: other seeds of synthetic families; the first 60 %, the next 15 %
@@ -78,8 +83,9 @@ class QueueEnv(WorldEnv):
     """
 
     def __init__(self, render_mode: str | None = None, **settings: Any):
-        worlds = _worlds(1, AutoresetMode.NEXT_STEP, settings)
-        super().__init__(worlds, _observation_space(), spaces.MultiDiscrete(worlds.heads), render_mode)
+        settings = _with_defaults(settings)
+        worlds = QueueWorlds(1, settings, AutoresetMode.NEXT_STEP.value)
+        super().__init__(worlds, *_spaces(worlds, settings["observation"]), render_mode)
 
 
 class QueueVectorEnv(WorldVectorEnv):
@@ -93,6 +99,6 @@ class QueueVectorEnv(WorldVectorEnv):
         **settings: Any,
     ):
         mode = check_autoreset_mode(autoreset_mode)
-        worlds = _worlds(check_count(num_envs), mode, settings)
-        heads = spaces.MultiDiscrete(worlds.heads)
-        super().__init__(worlds, num_envs, _observation_space(), heads, render_mode, mode)
+        settings = _with_defaults(settings)
+        worlds = QueueWorlds(check_count(num_envs), settings, mode.value)
+        super().__init__(worlds, num_envs, *_spaces(worlds, settings["observation"]), render_mode, mode)

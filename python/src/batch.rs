@@ -43,8 +43,8 @@ pub trait World<const FIGURES: usize>: Send {
     /// Names of the figures of a step.
     const INFOS: [&'static str; FIGURES];
 
-    /// Entries of an observation.
-    const OBSERVATION: usize;
+    /// Entries of an observation; the same for all worlds of a batch.
+    fn observation_len(&self) -> usize;
 
     /// Starts an episode: that of the seed, or the next one of the sequence that the last seed began.
     fn restart(&mut self, seed: Option<u64>);
@@ -108,16 +108,17 @@ impl<W> Batch<W> {
             let expected = format!("{count}, one per world");
             return Err(refuse(InvalidValue::new("number of seeds", seeds.len(), expected)));
         }
-        let mut rows = vec![0.0; count * W::OBSERVATION];
+        let width = self.width();
+        let mut rows = vec![0.0; count * width];
         py.detach(|| {
-            let rows = rows.chunks_exact_mut(W::OBSERVATION);
+            let rows = rows.chunks_exact_mut(width);
             for ((place, seed), row) in self.places.iter_mut().zip(seeds).zip(rows) {
                 place.world.restart(*seed);
                 place.has_ended = false;
                 place.world.observe(row);
             }
         });
-        table(py, rows, W::OBSERVATION)
+        table(py, rows, width)
     }
 
     /// One step of every world, without the interpreter lock; one action per world.
@@ -132,11 +133,19 @@ impl<W> Batch<W> {
         py.detach(|| self.step_all(actions)).into_python(py)
     }
 
+    /// Entries of an observation; 1 in a batch without worlds.
+    pub fn width<const FIGURES: usize>(&self) -> usize
+    where
+        W: World<FIGURES>,
+    {
+        self.places.first().map_or(1, |place| place.world.observation_len())
+    }
+
     fn step_all<const FIGURES: usize>(&mut self, actions: &[W::Action]) -> Outcome
     where
         W: World<FIGURES>,
     {
-        let mut outcome = Outcome::new(self.count(), W::OBSERVATION, &W::INFOS);
+        let mut outcome = Outcome::new(self.count(), self.width(), &W::INFOS);
         for (number, (place, action)) in self.places.iter_mut().zip(actions).enumerate() {
             if place.has_ended {
                 place.world.restart(None);

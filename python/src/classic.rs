@@ -10,7 +10,10 @@ use pyo3::prelude::*;
 impl World<4> for ClassicWorld {
     type Action = ClassicAction;
     const INFOS: [&'static str; 4] = ["cost_usd_per_hour", "latency_ms", "throughput", "violated"];
-    const OBSERVATION: usize = OBSERVATION;
+
+    fn observation_len(&self) -> usize {
+        OBSERVATION
+    }
 
     fn restart(&mut self, seed: Option<u64>) {
         match seed {

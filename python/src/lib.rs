@@ -15,7 +15,7 @@ mod _worlds {
     #[pymodule_export]
     use super::classic::ClassicWorlds;
     #[pymodule_export]
-    use super::queue::{QueueWorlds, queue_observation_names};
+    use super::queue::{QueueWorlds, queue_raw_names};
     #[pymodule_export]
     use super::rows::scenario_weights;
 }

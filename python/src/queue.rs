@@ -5,6 +5,7 @@ use crate::rows::{PyOutcome, read_actions, refuse, weights};
 use numpy::{PyArray2, PyReadonlyArray2};
 use petrel_core::trace::Family;
 use petrel_core::{Action, Codec, InvalidValue, Limits, Observation, Slo, Tier, Weights};
+use petrel_policy::encode::{QUEUE_OBSERVATION, encode_queue};
 use petrel_sim::queue::{Arrivals, QueueParams, QueueWorld, WorldSettings, default_limits};
 use petrel_sim::traces::{Episode, Split, TraceSet, TraceSettings, load_file};
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -17,8 +18,18 @@ const TRAIN_SEEDS: u64 = 64;
 /// A percentile beyond this many times the objective is not punished any further.
 const WORST_LATENCY_RATIO: f64 = 10.0;
 
+/// What an observation consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// What Petrel's own networks see.
+    Encoded,
+    /// Everything that a policy may use, in its own units.
+    Raw,
+}
+
 /// What all worlds of a batch share.
 struct Game {
+    view: View,
     params: Arc<QueueParams>,
     episodes: Vec<Episode>,
     load: f64,
@@ -77,7 +88,13 @@ impl World<10> for Place {
         "executor_seconds",
         "cold_starts_met",
     ];
-    const OBSERVATION: usize = OBSERVATION_NAMES.len();
+
+    fn observation_len(&self) -> usize {
+        match self.game.view {
+            View::Encoded => QUEUE_OBSERVATION,
+            View::Raw => RAW_NAMES.len(),
+        }
+    }
 
     fn restart(&mut self, seed: Option<u64>) {
         (self.first_seed, self.episode) = match seed {
@@ -119,8 +136,18 @@ impl World<10> for Place {
     }
 
     fn observe(&self, row: &mut [f32]) {
-        for (entry, value) in row.iter_mut().zip(entries(&self.world.observe())) {
-            *entry = (value as f32).clamp(-LARGEST_ENTRY, LARGEST_ENTRY);
+        let seen = self.world.observe();
+        match self.game.view {
+            View::Encoded => {
+                let mut input = [0.0; QUEUE_OBSERVATION];
+                encode_queue(&seen, &mut input);
+                row.copy_from_slice(&input);
+            }
+            View::Raw => {
+                for (entry, value) in row.iter_mut().zip(raw_entries(&seen)) {
+                    *entry = (value as f32).clamp(-LARGEST_RAW_ENTRY, LARGEST_RAW_ENTRY);
+                }
+            }
         }
     }
 
@@ -129,11 +156,11 @@ impl World<10> for Place {
     }
 }
 
-/// Bound of every entry of an observation.
-const LARGEST_ENTRY: f32 = 1e9;
+/// Bound of every entry of a raw observation.
+const LARGEST_RAW_ENTRY: f32 = 1e9;
 
-/// Names of the entries of an observation, in the units of [`Observation`].
-const OBSERVATION_NAMES: [&str; 53] = [
+/// Names of the entries of a raw observation, in the units of [`Observation`].
+const RAW_NAMES: [&str; 53] = [
     "arrival_rate",
     "processed_rate",
     "backlog_records",
@@ -189,7 +216,7 @@ const OBSERVATION_NAMES: [&str; 53] = [
     "forecast_120s_q90",
 ];
 
-fn entries(seen: &Observation) -> [f64; OBSERVATION_NAMES.len()] {
+fn raw_entries(seen: &Observation) -> [f64; RAW_NAMES.len()] {
     let features = &seen.features;
     // Without a forecast the arrival rate is expected to stay; the age tells the two apart.
     let [[a, b, c], [d, e, f], [g, h, i], [j, k, l], [m, n, o]] = seen.forecast.unwrap_or([[seen.arrival_rate; 3]; 5]);
@@ -250,15 +277,17 @@ fn entries(seen: &Observation) -> [f64; OBSERVATION_NAMES.len()] {
     ]
 }
 
-/// Names of the entries of a queue observation.
+/// Names of the entries of a raw queue observation.
 #[pyfunction]
-pub fn queue_observation_names() -> Vec<&'static str> {
-    OBSERVATION_NAMES.to_vec()
+pub fn queue_raw_names() -> Vec<&'static str> {
+    RAW_NAMES.to_vec()
 }
 
 /// What is fixed for a batch of queue worlds; names and meaning as in `petrel_gym.queue.QueueEnv`.
 #[derive(FromPyObject)]
 struct QueueSettings {
+    #[pyo3(item)]
+    observation: String,
     #[pyo3(item)]
     trace: String,
     #[pyo3(item)]
@@ -299,6 +328,11 @@ impl QueueWorlds {
     fn new(py: Python<'_>, count: usize, settings: QueueSettings, autoreset: &str) -> PyResult<Self> {
         let autoreset = Autoreset::from_name(autoreset)?;
         check(&settings)?;
+        let view = match settings.observation.as_str() {
+            "encoded" => View::Encoded,
+            "raw" => View::Raw,
+            other => return Err(refuse(InvalidValue::new("observation", other, "encoded or raw"))),
+        };
         // Checked: whole numbers from 0 to 1,000,000.
         let [max_executors, max_prewarm] = [settings.max_executors, settings.max_prewarm].map(|count| count as u32);
         let params = match &settings.params_toml {
@@ -318,6 +352,7 @@ impl QueueWorlds {
         let prices = params.executor_prices();
         let dearest_usd_per_hour = prices.usd_per_hour(limits.max_executors, f64::from(params.memory.max_gb));
         let game = Arc::new(Game {
+            view,
             params: Arc::new(params),
             episodes,
             load: settings.load,
@@ -350,6 +385,12 @@ impl QueueWorlds {
     #[getter]
     fn heads(&self) -> [i64; 5] {
         self.heads
+    }
+
+    /// Entries of an observation.
+    #[getter]
+    fn observation_len(&self) -> usize {
+        self.batch.width()
     }
 
     /// Changes the reward weights of one world; its observation shows them at once.

@@ -164,7 +164,7 @@ def test_the_example_of_the_readme_runs():
     readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
     example = readme.split("```python\n")[1].split("```")[0]
     assert "20_000" in example
-    exec(example.replace("20_000", "200").replace('device="cpu"', 'n_steps=100, batch_size=50, device="cpu"'), {})
+    exec(example.replace("20_000", "200").replace('device="cpu"', 'n_steps=100, batch_size=50, n_epochs=1, device="cpu"'), {})
 
 
 def test_every_world_is_registered():

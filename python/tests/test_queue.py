@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import petrel_gym
 import pytest
-from petrel_gym.queue import OBSERVATION_NAMES
+from petrel_gym.queue import RAW_NAMES
 
 ONE = "petrel_gym/Queue-v0"
 PLENTY = [19, 3, 0, 1, 0]
@@ -14,7 +14,7 @@ LITTLE = [0, 3, 0, 1, 0]
 
 
 def entry(observation, name):
-    return float(observation[OBSERVATION_NAMES.index(name)])
+    return float(observation[RAW_NAMES.index(name)])
 
 
 def play(env, action, seed=1):
@@ -73,8 +73,8 @@ def test_reward_follows_weights_and_penalty():
 
 
 def test_the_edge_signal_can_be_hidden():
-    seen, _ = gym.make(ONE, trace="flash-crowd").reset(seed=2)
-    hidden, _ = gym.make(ONE, trace="flash-crowd", edge_signal=False).reset(seed=2)
+    seen, _ = gym.make(ONE, observation="raw", trace="flash-crowd").reset(seed=2)
+    hidden, _ = gym.make(ONE, observation="raw", trace="flash-crowd", edge_signal=False).reset(seed=2)
     assert entry(seen, "arrival_rate") == entry(hidden, "arrival_rate")
     assert entry(seen, "forecast_age_s") < 60 < entry(hidden, "forecast_age_s")
 
@@ -83,6 +83,27 @@ def test_a_pool_repeats_its_arrivals_only():
     env = gym.make(ONE, duration_s=60, arrivals_pool=2)
     arrived = [tuple(info["arrived"] for info in play(env, PLENTY, seed)[0]) for seed in range(12)]
     assert len(set(arrived)) == 2
+
+
+def test_an_encoded_observation_does_not_change_with_the_size_of_the_job():
+    small, large = (gym.make(ONE, trace="steady", max_executors=size).reset(seed=1)[0] for size in (20, 80))
+    # Arrival rate, CPU, weights, forecasts: by the need of the job.
+    assert small[[0, 2, 6, 7, 8]] == pytest.approx(large[[0, 2, 6, 7, 8]], abs=0.1)
+    raw_small, raw_large = (
+        entry(gym.make(ONE, observation="raw", trace="steady", max_executors=size).reset(seed=1)[0], "arrival_rate")
+        for size in (20, 80)
+    )
+    assert raw_large > 2 * raw_small
+
+
+def test_raw_observations_lie_in_their_space():
+    env = gym.make(ONE, observation="raw", duration_s=300)
+    observation, _ = env.reset(seed=1)
+    assert observation.shape == (len(RAW_NAMES),)
+    truncated = False
+    while not truncated:
+        assert observation in env.observation_space
+        observation, _, _, truncated, _ = env.step(LITTLE)
 
 
 def test_heads_follow_the_settings():
@@ -98,7 +119,8 @@ def test_a_recorded_trace_plays_the_part_of_its_split(tmp_path):
         file.write("bin_start_s,count\n" + "".join(f"{second},{rate}\n" for second, rate in enumerate(rates)))
 
     def first_rate(split):
-        return entry(gym.make(ONE, trace=path, split=split, duration_s=120).reset(seed=1)[0], "arrival_rate")
+        env = gym.make(ONE, observation="raw", trace=path, split=split, duration_s=120)
+        return entry(env.reset(seed=1)[0], "arrival_rate")
 
     assert first_rate("test") > 5 * first_rate("train")
 
@@ -107,6 +129,7 @@ def test_a_recorded_trace_plays_the_part_of_its_split(tmp_path):
     ("settings", "message"),
     [
         ({"trace": "storm"}, "trace: got `storm`, expected synthetic, steady, .*flash-crowd, or the path of a CSV file"),
+        ({"observation": "some"}, "observation: got `some`, expected encoded or raw"),
         ({"split": "all"}, "split: got `all`, expected train, validate or test"),
         ({"max_executors": 0}, "max_executors: got `0`, expected 1 to 1000"),
         ({"max_prewarm": -3}, "max_prewarm: got `-3`, expected 0 to 1000"),
@@ -115,7 +138,7 @@ def test_a_recorded_trace_plays_the_part_of_its_split(tmp_path):
         ({"slo_ms": True}, "slo_ms: got True, expected a number"),
         ({"load": float("nan")}, "load: got `NaN`, expected 0.001 to 1000"),
         ({"duration_s": 0}, "duration_s: got `0`, expected 1 to 86400"),
-        ({"speed": 2}, "settings: got 'speed', expected trace, split, "),
+        ({"speed": 2}, "settings: got 'speed', expected observation, trace, split, "),
         ({"params_toml": "[time]\ninterval = 5"}, r"(?s)params_toml: .*unknown field `interval`, expected one of `interval_s`"),
         ({"scenario": "urban"}, "scenario: got `urban`"),
     ],
