@@ -112,7 +112,7 @@ pub struct Interval {
     /// 99th percentile of the same.
     pub p99_ms: f64,
     /// True when the 95th percentile is above the objective, or nothing was committed while records older than the
-    /// objective wait.
+    /// objective wait; judged by the exact count of late records, where `p95_ms` is rounded.
     pub violated: bool,
     /// Dollars for everything in this interval.
     pub cost_usd: f64,
