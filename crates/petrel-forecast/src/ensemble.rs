@@ -1,6 +1,6 @@
 //! All experts of one series, their mixture and its calibration.
 
-use crate::calibration::Calibration;
+use crate::conformal::Calibration;
 use crate::experts::Expert;
 use crate::experts::exponential_smoothing::ExponentialSmoothing;
 use crate::experts::fourier::Fourier;

@@ -54,9 +54,8 @@ impl DampedTrend {
         HORIZONS_S.map(|horizon_s| damping * (1.0 - damping.powi(horizon_s as i32)) / (1.0 - damping))
     }
 
-    /// Expected rate `horizon_s` seconds ahead, records/s, never below 0.
-    pub fn at(&self, horizon_s: f64) -> f64 {
-        let damped_seconds = self.damping * (1.0 - self.damping.powf(horizon_s)) / (1.0 - self.damping);
+    /// Expected rate at the horizon with this entry of [`DampedTrend::damped_seconds`], records/s, never below 0.
+    pub fn after(&self, damped_seconds: f64) -> f64 {
         (self.level + damped_seconds * self.trend).max(0.0)
     }
 }
@@ -72,8 +71,9 @@ mod tests {
         model.observe(120.0, 0.0);
         // e = 20; l = 100 + 0.5*20 = 110; b = 0.5*0.4*20 = 4.
         assert!((model.level() - 110.0).abs() < 1e-12 && (model.trend() - 4.0).abs() < 1e-12);
-        // l + (0.8 + 0.64) b = 115.76.
-        assert!((model.at(2.0) - 115.76).abs() < 1e-9);
+        // 0.8 + 0.64 + 0.512 + 0.4096 + 0.32768 = 2.68928.
+        let five_seconds = DampedTrend::damped_seconds(0.8)[0];
+        assert!((model.after(five_seconds) - (110.0 + 2.68928 * 4.0)).abs() < 1e-9);
     }
 
     #[test]
@@ -81,10 +81,12 @@ mod tests {
         let mut model = DampedTrend::new(0.5, 0.4, 0.8);
         model.restart(100.0);
         model.observe(200.0, 1.0);
-        assert!(model.at(120.0) - model.at(60.0) < 0.01, "a damped trend levels off");
+        let damped_seconds = DampedTrend::damped_seconds(0.8);
+        let (after_60, after_120) = (model.after(damped_seconds[3]), model.after(damped_seconds[4]));
+        assert!(after_120 - after_60 < 0.01, "a damped trend levels off");
         for _ in 0..20 {
             model.observe(0.0, 1.0);
         }
-        assert!(model.at(120.0) >= 0.0 && model.level() >= 0.0);
+        assert!(model.after(damped_seconds[4]) >= 0.0 && model.level() >= 0.0);
     }
 }

@@ -1,17 +1,21 @@
 //! Foresees the arrival rate of one gateway, one second at a time.
 //!
 //! A [`Forecaster`] is told the arrival rate once a second and answers with the 0.1, 0.5 and 0.9
-//! quantiles of the rate 5, 15, 30, 60 and 120 s ahead. It is pure: no clock, no randomness, bounded
-//! memory, a microsecond or two per update. Quiet noise leaves the quantiles close together; the
-//! onset of a burst (a few seconds of growth that noise does not explain) lifts the upper one to
-//! where bursts of this gateway have led before; the quantiles are then corrected by the errors that
-//! the forecasts really made.
+//! quantiles of the rate 5, 15, 30, 60 and 120 s ahead. It is pure: no clock, no randomness, fixed
+//! memory, no allocation after it was made, one to two microseconds per update.
+//!
+//! Eleven experts each forecast all quantiles at all horizons. A mixture learns, for each quantile at
+//! each horizon by itself, which of them to believe; it keeps quiet seconds, climbs, bursts and
+//! recoveries apart, so that the onset of a burst (a few seconds of growth that noise does not explain)
+//! lifts the upper quantile at once to where bursts of this gateway have led before. The outer
+//! quantiles are then corrected by how often they really held.
 //!
 //! ```text
-//!           ┌▶ holt:  damped trend ─────▶ median ──────────┐
-//! rate ─────┼▶ onset: P(burst begins) ──▶ expected climb ──┼▶ conformal ─▶ 3 quantiles x 5 horizons
-//! (1/s)     └▶ features: pattern of the last half minute   │      ▲
-//!                                    realised errors ──────┴──────┘
+//!              ┌▶ experts/*: last value, season, smoothing, Fourier, ─▶ tables ─▶ mixture ─▶ conformal
+//! rate ▶ moment┤             regression, Hawkes, onset, level table                 ▲           ▲  │
+//! (1/s)        │                      ▲                  └─ phase ──────────────────┘           │  ▼
+//!              │                      └───────────────── outcomes ──────────────────────────────┘  3 quantiles
+//!              └▶ features: pattern of the last half minute                                        x 5 horizons
 //! ```
 //!
 //! # Example
@@ -32,7 +36,6 @@
 //! assert!(forecaster.burst_probability() > 0.9);
 //! ```
 
-pub mod calibration;
 pub mod conformal;
 pub mod ensemble;
 pub mod error_quantiles;

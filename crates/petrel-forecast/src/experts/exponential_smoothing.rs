@@ -4,7 +4,6 @@ use super::Expert;
 use crate::error_quantiles::{Contexts, ErrorQuantiles};
 use crate::holt::DampedTrend;
 use crate::moment::{HORIZONS, Moment, Table};
-use petrel_core::signal::HORIZONS_S;
 
 /// Exponential smoothing with an optional damped trend.
 #[derive(Debug, Clone)]
@@ -33,9 +32,7 @@ impl Expert for ExponentialSmoothing {
         } else {
             self.model.observe(f64::from(now.rate), 0.0);
         }
-        let (level, trend) = (self.model.level(), self.model.trend());
-        let centres = self.damped_seconds.map(|seconds| (level + seconds * trend).max(0.0) as f32);
-        debug_assert_eq!(centres.len(), HORIZONS_S.len());
+        let centres = self.damped_seconds.map(|seconds| self.model.after(seconds) as f32);
         self.errors.step(now, 0, &centres, table);
     }
 }

@@ -14,9 +14,9 @@ use petrel_core::signal::HORIZONS_S;
 /// Regimes, with the climb cut in two: near its expected peak there is little left to climb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// [`Regime::Quiet`].
+    /// [`Regime::Quiet`], no onset suspected.
     Quiet,
-    /// [`Regime::Climb`], below two thirds of the expected peak.
+    /// An onset is suspected, or [`Regime::Climb`] below two thirds of the expected peak.
     EarlyClimb,
     /// [`Regime::Climb`], above.
     LateClimb,
@@ -25,6 +25,9 @@ pub enum Phase {
     /// [`Regime::Recovery`].
     Recovery,
 }
+
+/// Probability of an onset from which a quiet second counts as the beginning of a climb.
+const SUSPICION: f64 = 0.1;
 
 /// Number of phases.
 pub const PHASES: usize = 5;
@@ -59,7 +62,8 @@ impl OnsetClimb {
     /// What the rate is doing now.
     pub fn phase(&self) -> Phase {
         match self.onset.regime() {
-            Regime::Quiet => Phase::Quiet,
+            Regime::Quiet if self.onset.onset_probability() < SUSPICION => Phase::Quiet,
+            Regime::Quiet => Phase::EarlyClimb,
             Regime::Climb if self.onset.climb_share() < 0.67 => Phase::EarlyClimb,
             Regime::Climb => Phase::LateClimb,
             Regime::Burst => Phase::Burst,
@@ -85,10 +89,10 @@ impl Expert for OnsetClimb {
         };
         self.trend.observe(rate, attention);
         let onset_probability = if regime == Regime::Burst { 0.0 } else { self.onset.onset_probability() };
-        let (level, trend) = (self.trend.level(), self.trend.trend());
+        let level = self.trend.level();
         let (mut medians, mut raised) = ([0.0; HORIZONS], [0.0; HORIZONS]);
         for index in 0..HORIZONS {
-            let trend_rate = (level + self.damped_seconds[index] * trend).max(0.0);
+            let trend_rate = self.trend.after(self.damped_seconds[index]);
             let median = match regime {
                 // A trend seen during the climb does not outlive it.
                 Regime::Climb => trend_rate.min(self.onset.expected_peak().max(level)),
