@@ -40,7 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(directory) => TraceSet::load(Path::new(&directory), TraceSettings::default())?,
         None => TraceSet::synthetic(TraceSettings::default()),
     };
-    println!("\nconstant fleets on the validation episodes: violations %, $/h, mean backlog");
+    println!(
+        "\nconstant fleets on the validation episodes: violations %, $/h, p95 of all records in s, batches out of memory"
+    );
     let plays: [(u32, f64, Tier, Codec); 10] = [
         (5, 4.0, Tier::Memory, Codec::Lz4),
         (10, 4.0, Tier::Memory, Codec::Lz4),
