@@ -111,12 +111,15 @@ impl Series {
 /// # Errors
 /// Those of the writer.
 pub fn write_windows(series: &[Series], origins_per_trace: usize, out: &mut impl Write) -> io::Result<()> {
-    let columns: Vec<String> = petrel_core::HORIZONS_S.iter().map(|horizon_s| format!("outcome_{horizon_s}s")).collect();
+    let columns: Vec<String> =
+        petrel_core::HORIZONS_S.iter().map(|horizon_s| format!("outcome_{horizon_s}s")).collect();
     writeln!(out, "trace,seed,origin_s,mean_rate,{},window", columns.join(","))?;
     for one in series {
         for origin in one.spread_origins(Part::Test, origins_of(series, one, origins_per_trace)) {
-            let outcomes: Vec<String> =
-                petrel_core::HORIZONS_S.iter().map(|horizon_s| one.rates[origin + *horizon_s as usize].to_string()).collect();
+            let outcomes: Vec<String> = petrel_core::HORIZONS_S
+                .iter()
+                .map(|horizon_s| one.rates[origin + *horizon_s as usize].to_string())
+                .collect();
             let window: Vec<String> =
                 one.rates[(origin + 1).saturating_sub(RIVAL_WINDOW_S)..=origin].iter().map(f64::to_string).collect();
             let (outcomes, window) = (outcomes.join(","), window.join(" "));
@@ -321,9 +324,8 @@ fn judge_onsets(series: &Series, judged: &std::ops::Range<usize>, alarms: &[f64]
             result.lead_s += burst.peak_s - alarm;
         }
     }
-    let is_explained = |alarm: f64| {
-        series.bursts.iter().any(|burst| (burst.onset_s..=burst.end_s + ALARM_GRACE_S).contains(&alarm))
-    };
+    let is_explained =
+        |alarm: f64| series.bursts.iter().any(|burst| (burst.onset_s..=burst.end_s + ALARM_GRACE_S).contains(&alarm));
     result.false_alarms = alarms.iter().filter(|alarm| !is_explained(**alarm)).count() as f64;
     result.judged_s = end_s - start_s;
 }
@@ -362,5 +364,174 @@ fn onset_score(trace: &str, of_trace: &[&SeriesSums]) -> OnsetScore {
         seen,
         lead_s: of_trace.iter().map(|one| one.lead_s).sum::<f64>() / f64::from(seen.max(1)),
         false_alarms_per_hour: of_trace.iter().map(|one| one.false_alarms).sum::<f64>() / hours.max(1e-9),
+    }
+}
+
+/// Writes [`Report::scores`] as CSV.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_scores(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "trace,forecaster,horizon_s,pinball,pinball_10,pinball_50,pinball_90,coverage_80,below,above,origins"
+    )?;
+    for score in &report.scores {
+        let Score { trace, forecaster, horizon_s, pinball: [low, median, high], coverage, below, above, origins } =
+            score;
+        let loss = score.loss();
+        writeln!(
+            out,
+            "{trace},{forecaster},{horizon_s},{loss:.6},{low:.6},{median:.6},{high:.6},{coverage:.4},{below:.4},{above:.4},{origins}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes [`Report::onsets`] as CSV.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_onsets(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "trace,bursts,seen,lead_s,false_alarms_per_hour")?;
+    for onset in &report.onsets {
+        let OnsetScore { trace, bursts, seen, lead_s, false_alarms_per_hour } = onset;
+        writeln!(out, "{trace},{bursts},{seen},{lead_s:.2},{false_alarms_per_hour:.2}")?;
+    }
+    Ok(())
+}
+
+/// Writes [`Report::at_origins`] as CSV, the form that `bench/forecast_rivals.py` reads.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_at_origins(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "trace,seed,origin_s,forecaster,horizon_s,q10,q50,q90")?;
+    for one in &report.at_origins {
+        for (horizon_s, [low, median, high]) in petrel_core::HORIZONS_S.into_iter().zip(one.table) {
+            let AtOrigin { trace, seed, origin_s, forecaster, .. } = one;
+            writeln!(out, "{trace},{seed},{origin_s},{forecaster},{horizon_s},{low},{median},{high}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The report as text: mean loss and coverage over the traces by forecaster, the mixture by trace, and the onsets.
+pub fn table(report: &Report) -> String {
+    let mut traces: Vec<&str> = report.scores.iter().map(|score| score.trace.as_str()).collect();
+    traces.dedup();
+    let mean_of = |forecaster: &str, trace: Option<&str>, index: usize, of: fn(&Score) -> f64| {
+        let chosen = report.scores.iter().filter(|score| {
+            score.forecaster == forecaster
+                && score.horizon_s == petrel_core::HORIZONS_S[index]
+                && trace.is_none_or(|trace| score.trace == trace)
+        });
+        let values: Vec<f64> = chosen.map(of).collect();
+        values.iter().sum::<f64>() / values.len().max(1) as f64
+    };
+    let row = |name: &str, forecaster: &str, trace: Option<&str>| {
+        let losses: String =
+            (0..HORIZONS).map(|index| format!("{:9.4}", mean_of(forecaster, trace, index, Score::loss))).collect();
+        let coverages: String = (0..HORIZONS)
+            .map(|index| format!("{:7.3}", mean_of(forecaster, trace, index, |score| score.coverage)))
+            .collect();
+        format!("{name:22}{losses}  {coverages}\n")
+    };
+    let horizons = |width: usize| -> String {
+        petrel_core::HORIZONS_S.iter().map(|horizon_s| format!("{:>width$}", format!("{horizon_s} s"))).collect()
+    };
+    let mut text = format!("{:22}{}  {}\n", "mean of the traces", horizons(9), horizons(7));
+    for forecaster in forecasters() {
+        text += &row(forecaster, forecaster, None);
+    }
+    text += "\nmixture by trace\n";
+    for trace in traces {
+        text += &row(trace, MIXTURE, Some(trace));
+    }
+    text += "\nonsets                  seen  bursts   lead s  false alarms/h\n";
+    for onset in &report.onsets {
+        let OnsetScore { trace, bursts, seen, lead_s, false_alarms_per_hour } = onset;
+        text += &format!("{trace:22}{seen:6}{bursts:8}{lead_s:9.1}{false_alarms_per_hour:16.1}\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn short(family: Family, seed: u64) -> Series {
+        let mut series = Series::synthetic(family, seed);
+        series.rates.truncate(2_400);
+        series.bursts.retain(|burst| burst.end_s < 2_400.0);
+        series
+    }
+
+    #[test]
+    fn recorded_bins_become_seconds_and_their_day_shrinks_alike() {
+        let trace = RateTrace::from_csv("t", "bin_start_s,count\n0,30\n300,60\n600,90\n").unwrap();
+        let series = Series::recorded(&trace);
+        assert_eq!((series.rates, series.season_s), (vec![30.0, 60.0, 90.0], 288));
+    }
+
+    #[test]
+    fn only_origins_of_the_part_are_judged_and_each_has_every_outcome() {
+        let series = short(Family::Steady, 1);
+        assert_eq!(series.origins(Part::Validate), 1_440..1_680);
+        assert_eq!(series.origins(Part::Test), 1_800..2_280);
+        let spread = series.spread_origins(Part::Test, 100);
+        assert_eq!((spread.len(), spread[0]), (100, 1_800));
+        assert!(spread.windows(2).all(|pair| pair[0] < pair[1]) && spread[99] < 2_280);
+    }
+
+    #[test]
+    fn losses_are_those_computed_by_hand_at_the_exported_origins() {
+        let series = [short(Family::FlashCrowd, 5)];
+        // Every second of the part is an origin of the rivals, so that both ways judge the same forecasts.
+        let report = evaluate(&series, Part::Test, ForecastSettings::default(), 480);
+        let scale = series[0].mean_rate();
+        let of_last_value = report.at_origins.iter().filter(|one| one.forecaster == "last-value");
+        let losses: Vec<f64> = of_last_value
+            .map(|one| {
+                let outcome = series[0].rates[one.origin_s + 15];
+                let median = one.table[1][1];
+                0.5 * (outcome - median).abs() / scale
+            })
+            .collect();
+        let by_hand = losses.iter().sum::<f64>() / losses.len() as f64;
+        let score =
+            report.scores.iter().find(|score| score.forecaster == "last-value" && score.horizon_s == 15).unwrap();
+        assert_eq!(losses.len(), 480);
+        assert!((score.pinball[1] - by_hand).abs() < 1e-9, "{} {by_hand}", score.pinball[1]);
+    }
+
+    #[test]
+    fn flash_crowds_are_seen_before_their_peak_and_the_tables_name_them() {
+        let report = evaluate(&[short(Family::FlashCrowd, 7)], Part::Test, ForecastSettings::default(), 10);
+        let onset = &report.onsets[0];
+        assert!(onset.bursts >= 3 && onset.seen == onset.bursts && onset.lead_s > 8.0, "{onset:?}");
+        let text = table(&report);
+        assert!(text.contains("flash-crowd") && text.contains(MIXTURE), "{text}");
+        let (mut scores, mut at_origins) = (Vec::new(), Vec::new());
+        write_scores(&report, &mut scores).unwrap();
+        write_at_origins(&report, &mut at_origins).unwrap();
+        assert_eq!(String::from_utf8(scores).unwrap().lines().count(), 1 + (EXPERTS.len() + 2) * HORIZONS);
+        assert_eq!(String::from_utf8(at_origins).unwrap().lines().count(), 1 + (EXPERTS.len() + 2) * HORIZONS * 10);
+    }
+
+    #[test]
+    fn seeds_of_a_family_are_one_trace_and_windows_end_at_their_origin() {
+        let series = [short(Family::Steady, 1), short(Family::Steady, 2)];
+        let report = evaluate(&series, Part::Test, ForecastSettings::default(), 10);
+        assert_eq!(report.scores.len(), (EXPERTS.len() + 2) * HORIZONS);
+        let mut windows = Vec::new();
+        write_windows(&series, 10, &mut windows).unwrap();
+        let windows = String::from_utf8(windows).unwrap();
+        assert_eq!(windows.lines().count(), 11);
+        let first: Vec<&str> = windows.lines().nth(1).unwrap().split(',').collect();
+        let window: Vec<&str> = first[9].split(' ').collect();
+        assert_eq!((first[2], window.len()), ("1800", RIVAL_WINDOW_S));
+        assert_eq!(window[RIVAL_WINDOW_S - 1].parse::<f64>().unwrap(), series[0].rates[1_800]);
+        assert_eq!(first[4].parse::<f64>().unwrap(), series[0].rates[1_805]);
     }
 }
