@@ -31,6 +31,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const WINDOW_MS: i64 = 10_000;
+/// An executor that is given more records in one task than this ends, as one without enough memory does.
+const ENV_FATAL_RECORDS: &str = "PETREL_TEST_FATAL_RECORDS";
 
 #[derive(Deserialize)]
 struct Record {
@@ -85,6 +87,10 @@ impl CountingRunner {
     }
 
     fn map(&self, task: &MapTask) -> Result<MapOutput, TaskError> {
+        let fatal = std::env::var(ENV_FATAL_RECORDS).map_or(u64::MAX, |records| records.parse().unwrap());
+        if task.inputs.iter().map(|input| input.to - input.from).sum::<u64>() > fatal {
+            std::process::exit(137);
+        }
         let name = format!("b{}-m{}-a{}", task.batch, task.task, task.attempt);
         let (mut seen, mut output) = (Seen::new(), MapOutput::default());
         let (mut validated, mut alerts) = (Vec::new(), Vec::new());
@@ -316,6 +322,17 @@ fn small_files_are_merged_and_still_hold_every_record_once() {
     let state = read_state(&cluster.data_dir).unwrap();
     assert!(state.sink_files(FileKind::Validated, None).any(|file| file.path.contains("/c")), "nothing was merged");
     assert_exact(&cluster, &cluster.expected);
+}
+
+#[test]
+fn a_batch_that_costs_its_executors_is_made_smaller() {
+    let mut cluster = Cluster::start();
+    cluster.produce(120, &mut Pcg64Mcg::seed_from_u64(9));
+    let driver = cluster.start_driver(&[(ENV_FATAL_RECORDS, "100")]);
+    common::poll("a commit", || cluster.committed_batch() > 0);
+    driver.drain();
+    assert_exact(&cluster, &cluster.expected);
+    assert_eq!(cluster.leftovers(), Vec::<String>::new());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::compaction::{self, Merge};
 use super::metadata::DeviceTable;
 use super::publish::{Publication, Publisher};
 use super::roster::{Roster, RosterAction};
-use super::schedule::{Assignment, AttemptId, MAX_TASK_FAILURES, Schedule, Verdict};
+use super::schedule::{Assignment, AttemptId, MAX_EXECUTORS_LOST, MAX_TASK_FAILURES, Schedule, Verdict};
 use super::watermark::{self, Progress};
 use super::{Event, Shared, lag, now_ms, raw_ranges, raw_topics};
 use crate::commit_log::{BatchCommit, CommitLog, CommitRecord, CommitState, PartitionState, SWEPT_DIRS, Totals};
@@ -42,6 +42,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const RESERVED_IDS: u64 = 64;
 /// Batches given up in a row because their shuffle was lost.
 const MAX_ABANDONED: u32 = 4;
+/// A batch reads at most this part of an executor's memory: decoded, joined and encoded it takes several times its bytes.
+const INPUT_SHARE_OF_MEMORY: u64 = 6;
+/// A batch that cost its executors is planned anew with this part of its records.
+const SHRINK_BATCH_BY: u64 = 8;
 /// Small files are looked for every so many batches.
 const COMPACT_EVERY_BATCHES: u64 = 5;
 /// Latency buckets of a report, the last one holds everything above.
@@ -120,6 +124,9 @@ pub(super) struct JobLoop {
     /// A drain was asked for while the log could not be reached.
     drain_waits: bool,
     abandoned: u32,
+    /// Records that the next batch may take; fewer than the setting after a batch that cost too many executors.
+    batch_records: u64,
+    mean_record_bytes: u64,
     needs_sweep: bool,
     cpu_sampled: Instant,
     last_looked_for_merges: u64,
@@ -243,6 +250,8 @@ impl JobLoop {
             plan_fingerprint: None,
             drain_waits: false,
             abandoned: 0,
+            batch_records: settings.max_records_per_batch,
+            mean_record_bytes: 1,
             // An executor of a former driver may have written a last file after the sweep of the start.
             needs_sweep: true,
             cpu_sampled: now,
@@ -382,16 +391,19 @@ impl JobLoop {
         self.shared.tell(EngineEvent::ExecutorRunning { executor, pid });
     }
 
+    /// Its tasks run elsewhere; answers how many those are.
+    fn forget(&mut self, executor: u64) -> usize {
+        let tasks_lost = self.schedule.remove_executor(executor);
+        let merged = self.merge.take_if(|merge| merge.executor == executor).is_some();
+        self.needs_sweep |= merged || tasks_lost > 0;
+        tasks_lost
+    }
+
     /// The connection ended: its tasks run elsewhere, and what is left of the process is ended.
     fn lose(&mut self, executor: u64, detail: &str) {
-        let tasks_lost = self.schedule.remove_executor(executor);
+        let tasks_lost = self.forget(executor);
         if tasks_lost > 0 {
-            self.needs_sweep = true;
             tracing::warn!(executor, tasks_lost, detail, "executor lost, its tasks run again");
-        }
-        if self.merge.as_ref().is_some_and(|merge| merge.executor == executor) {
-            self.merge = None;
-            self.needs_sweep = true;
         }
         let is_leaving = self
             .roster
@@ -405,14 +417,7 @@ impl JobLoop {
     }
 
     fn bury(&mut self, executor: u64, detail: &str) {
-        let tasks_lost = self.schedule.remove_executor(executor);
-        if tasks_lost > 0 {
-            self.needs_sweep = true;
-        }
-        if self.merge.as_ref().is_some_and(|merge| merge.executor == executor) {
-            self.merge = None;
-            self.needs_sweep = true;
-        }
+        let tasks_lost = self.forget(executor);
         self.children.exited(executor);
         if self.roster.exited(executor, now_ms()) {
             tracing::warn!(
@@ -498,6 +503,7 @@ impl JobLoop {
                 self.leave(LEAVE_TIMEOUT);
                 return Ok(());
             }
+            self.shrink_fatal_batch()?;
             self.start_tasks();
             if self.running.is_none() || !self.schedule.stage_done() {
                 return Ok(());
@@ -533,7 +539,7 @@ impl JobLoop {
         let state = self.commits.state();
         let records: u64 = ranges.iter().map(Range::records).sum();
         // Shares are rounded down. A batch at the limit left records behind, and they have waited long enough.
-        if records + ranges.len() as u64 >= self.shared.settings.max_records_per_batch {
+        if records + ranges.len() as u64 >= self.record_limit() {
             self.next_batch_at = started;
         }
         let groups = balance(ranges.clone(), task_count(records, self.schedule.slots()));
@@ -601,7 +607,48 @@ impl JobLoop {
             };
             waiting.push(Waiting { topic: topic.to_owned(), partition, from, end });
         }
-        Ok(take_ranges(&waiting, self.shared.settings.max_records_per_batch))
+        Ok(take_ranges(&waiting, self.record_limit()))
+    }
+
+    /// Records of the next batch: a part of an executor's memory holds as many, should they all fall to one task.
+    fn record_limit(&self) -> u64 {
+        let input_bytes = self.shared.settings.executor_memory_bytes / INPUT_SHARE_OF_MEMORY;
+        self.batch_records.min(input_bytes / self.mean_record_bytes.max(1)).max(1)
+    }
+
+    /// A batch with a task that costs one executor after the other is planned anew with fewer records.
+    fn shrink_fatal_batch(&mut self) -> Result<(), EngineError> {
+        let (Some(task), Some(running)) = (self.schedule.fatal_task(), &self.running) else { return Ok(()) };
+        let records: u64 = running.ranges.iter().map(Range::records).sum();
+        let stage = if running.reduce_stage.is_some() { "reduce" } else { "map" };
+        if records <= running.ranges.len() as u64 {
+            return Err(EngineError::TaskFailed {
+                batch: running.batch,
+                task: format!("{stage} {task}"),
+                failures: MAX_EXECUTORS_LOST,
+                detail: format!("its executors ended while they ran it, with {records} records in the whole batch"),
+            });
+        }
+        self.batch_records = (records / SHRINK_BATCH_BY).max(1);
+        tracing::warn!(
+            batch = running.batch,
+            task,
+            executors_lost = MAX_EXECUTORS_LOST,
+            records,
+            next_records = self.batch_records,
+            "a task costs its executors, batch is planned anew with fewer records"
+        );
+        self.plan_anew()
+    }
+
+    /// Nothing of the running batch is visible: it is planned anew, with a new shuffle.
+    fn plan_anew(&mut self) -> Result<(), EngineError> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        self.schedule.start_stage(0);
+        self.shuffle.drop_shuffle(running.shuffle_id)?;
+        self.needs_sweep = true;
+        self.next_batch_at = Instant::now();
+        Ok(())
     }
 
     fn start_tasks(&mut self) {
@@ -701,13 +748,8 @@ impl JobLoop {
                 let task = format!("{stage} {}", attempt.task);
                 return Err(EngineError::TaskFailed { batch: running.batch, task, failures: self.abandoned, detail });
             }
-            // Nothing of the batch is visible: it is planned anew, with a new shuffle.
             tracing::warn!(batch = running.batch, "shuffle lost, batch is planned anew");
-            let shuffle_id = running.shuffle_id;
-            self.running = None;
-            self.schedule.start_stage(0);
-            self.shuffle.drop_shuffle(shuffle_id)?;
-            self.next_batch_at = Instant::now();
+            self.plan_anew()?;
         }
         Ok(())
     }
@@ -812,6 +854,12 @@ impl JobLoop {
         }
 
         let duration = running.started.elapsed();
+        let input_bytes: u64 = maps.iter().map(|output| output.input_bytes).sum();
+        let offsets: u64 = running.ranges.iter().map(Range::records).sum();
+        self.mean_record_bytes = input_bytes.div_ceil(offsets.max(1));
+        // Back to the setting slowly: each attempt that is too large costs executors.
+        let grown = self.batch_records.saturating_add(self.batch_records.div_ceil(8));
+        self.batch_records = grown.min(self.shared.settings.max_records_per_batch);
         let event_times = maps.iter().flat_map(|output| &output.event_times);
         self.shared.add_batch(BatchReport {
             batch: commit.batch,
@@ -825,7 +873,7 @@ impl JobLoop {
             task_cpu_ms: maps.iter().map(|output| output.cpu_ms).sum::<f64>()
                 + reduces.iter().map(|output| output.cpu_ms).sum::<f64>(),
             overhead_ms: duration.saturating_sub(running.busy).as_secs_f64() * 1e3,
-            input_bytes: maps.iter().map(|output| output.input_bytes).sum(),
+            input_bytes,
             shuffle_bytes: maps.iter().map(|output| output.shuffle_bytes).sum(),
             latency_counts: latency_counts(event_times, committed_ms),
         });
@@ -927,6 +975,14 @@ impl JobLoop {
     }
 
     fn commit_merge(&mut self, file: StagedFile, inputs: Vec<String>) -> Result<(), EngineError> {
+        let committed = &self.commits.state().files;
+        let rows: u64 = inputs.iter().filter_map(|path| committed.get(path)).map(|input| input.file.rows).sum();
+        if file.rows != rows {
+            // The inputs stay what they are; the merged file is a leftover.
+            self.needs_sweep = true;
+            tracing::error!(rows, merged = file.rows, path = file.path, "merge of small files has other rows, refused");
+            return Ok(());
+        }
         sync_folder(&self.shared.settings.data_dir, &file.staged)?;
         self.commits.append(&CommitRecord::Compacted { add: file.clone(), remove: inputs.clone() })?;
         self.commits.place_files(&[file])?;

@@ -45,6 +45,9 @@ pub enum Verdict {
 /// Failures of one task (not losses of its executor) after which the job stops.
 pub const MAX_TASK_FAILURES: u32 = 4;
 
+/// Executors lost while they ran one task, after which the task is taken for the cause.
+pub const MAX_EXECUTORS_LOST: u32 = 3;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TaskPhase {
     Pending,
@@ -57,6 +60,7 @@ struct Task {
     phase: TaskPhase,
     attempts: u32,
     failures: u32,
+    executors_lost: u32,
     last_executor: Option<ExecutorId>,
 }
 
@@ -82,7 +86,9 @@ impl Schedule {
     /// Starts a stage of `tasks` tasks; whatever ran before is no longer in force. Returns the stage's number.
     pub fn start_stage(&mut self, tasks: usize) -> u64 {
         self.stage += 1;
-        self.tasks = vec![Task { phase: TaskPhase::Pending, attempts: 0, failures: 0, last_executor: None }; tasks];
+        let fresh =
+            Task { phase: TaskPhase::Pending, attempts: 0, failures: 0, executors_lost: 0, last_executor: None };
+        self.tasks = vec![fresh; tasks];
         self.stage
     }
 
@@ -106,10 +112,16 @@ impl Schedule {
         for task in &mut self.tasks {
             if task.phase == (TaskPhase::Running { executor }) {
                 task.phase = TaskPhase::Pending;
+                task.executors_lost += 1;
                 lost += 1;
             }
         }
         lost
+    }
+
+    /// A task that cost [`MAX_EXECUTORS_LOST`] executors: probably it needs more memory than one has.
+    pub fn fatal_task(&self) -> Option<u32> {
+        self.tasks.iter().position(|task| task.executors_lost >= MAX_EXECUTORS_LOST).map(|index| index as u32)
     }
 
     /// True when the executor runs nothing (or is not known).
@@ -264,6 +276,21 @@ mod tests {
             let verdict = schedule.failed(assignment.executor, assignment.attempt, false);
             assert_eq!(verdict == Verdict::GiveUp, failure == MAX_TASK_FAILURES);
         }
+    }
+
+    #[test]
+    fn a_task_that_costs_its_executors_is_found() {
+        let mut schedule = Schedule::default();
+        schedule.start_stage(2);
+        for executor in 0..u64::from(MAX_EXECUTORS_LOST) {
+            assert_eq!(schedule.fatal_task(), None);
+            schedule.add_executor(executor, 1);
+            assert_eq!(schedule.assign()[0].attempt.task, 0);
+            schedule.remove_executor(executor);
+        }
+        assert_eq!(schedule.fatal_task(), Some(0));
+        schedule.start_stage(2);
+        assert_eq!(schedule.fatal_task(), None);
     }
 
     #[test]
