@@ -1,15 +1,16 @@
 //! Does PPO learn to keep the latency limit of the classic world at the lowest cost, and to follow the weights?
 //!
-//! `train_classic [FIELD=VALUE ...]` trains with the crate's own settings for this world, changed by the fields of
+//! `train_classic [OUT.safetensors] [FIELD=VALUE ...]` trains with the crate's own settings for this world, changed by the fields of
 //! `PpoSettings` (as JSON: `total_steps=2000000 seed=3`), of `ClassicTask` (`violation_penalty=3`) and by `environments`,
 //! then plays 50 paired seeds of 500 steps for each of the four scenarios and prints a table. One policy serves all rows:
 //! only the weights in its observation differ.
 
 use petrel_core::Weights;
 use petrel_learn::environment::{ClassicEnvironment, ClassicTask};
-use petrel_learn::nn::categorical::greedy;
 use petrel_learn::ppo::{Ppo, PpoSettings};
-use petrel_sim::classic::{ClassicAction, ClassicWorld, HEADS, TOURNAMENT_STEPS, normalise, optimum_given};
+use petrel_policy::classic_rules::ClassicRule;
+use petrel_policy::policies::{LearnedClassic, LearnedClassicSettings};
+use petrel_sim::classic::{ClassicAction, ClassicWorld, TOURNAMENT_STEPS, optimum_given};
 use petrel_sim::scenario::SCENARIOS;
 use serde_json::{Map, Value};
 use std::error::Error;
@@ -65,15 +66,23 @@ fn main() -> Result<(), Box<dyn Error>> {
         epochs: 4,
         learning_rate: 2e-3,
         anneal: true,
+        // A step leaves nothing behind in this world, so what counts is the step alone.
         discount: 0.0,
-        entropy: 0.003,
+        // Advantages as they are: the entropy bonus then wins where choices hardly differ, and exploring ends by itself
+        // where they do.
+        normalise_advantages: false,
+        entropy: 0.05,
+        entropy_at_end: 0.001,
         ..PpoSettings::default()
     };
     let mut settings_json = serde_json::to_value(settings)?;
     let mut task_json = serde_json::to_value(ClassicTask::default())?;
-    let mut environments = 64;
+    let (mut environments, mut out) = (64, None);
     for argument in std::env::args().skip(1) {
-        let (field, value) = argument.split_once('=').ok_or(format!("got `{argument}`, expected FIELD=VALUE"))?;
+        let Some((field, value)) = argument.split_once('=') else {
+            out = Some(argument);
+            continue;
+        };
         let value: Value = serde_json::from_str(value)?;
         let has = |map: &Value| map.as_object().is_some_and(|map: &Map<String, Value>| map.contains_key(field));
         if field == "environments" {
@@ -113,7 +122,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     println!("trained {} steps in {:.1} s", ppo.state().steps, begun.elapsed().as_secs_f64());
 
-    let mut network = ppo.state().network()?;
+    let learned = LearnedClassicSettings {
+        sizes: ppo.state().sizes.clone(),
+        weights: None,
+        made_by: std::env::args().collect::<Vec<_>>().join(" "),
+    };
+    let mut learned = LearnedClassic::new(learned, ppo.state().params.clone())?;
+    if let Some(out) = out {
+        std::fs::write(out, learned.to_bytes()?)?;
+    }
     println!(
         "{:>10} {:>28} {:>10} {:>8} {:>10} {:>10} {:>8} {:>10}",
         "player", "scenario", "violations", "cost", "latency ms", "executors", "memory", "reward"
@@ -121,17 +138,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cost_only = Weights { cost: 1.0, latency: 0.0, throughput: 0.0 };
     let all = SCENARIOS.map(|scenario| (scenario.name, scenario.weights));
     for (name, weights) in all.into_iter().chain([("cost alone (1, 0, 0)", cost_only)]) {
-        let outcome = play(weights, |world| {
-            let mut choices = [0; 4];
-            greedy(&network.infer(&normalise(&world.observe()))[..35], &HEADS, &mut choices);
-            ClassicAction::from_heads(choices.map(|choice| choice as usize))
-        });
-        row("learned", name, &outcome);
+        row("learned", name, &play(weights, |world| learned.decide(&world.observe())));
         let penalty = f64::from(task.violation_penalty);
-        let best: Vec<ClassicAction> = (0..=900).map(|workload| best_expected(weights, workload.into(), penalty)).collect();
+        let best: Vec<ClassicAction> =
+            (0..=900).map(|workload| best_expected(weights, workload.into(), penalty)).collect();
         row("enumerated", name, &play(weights, |world| best[world.announced_workload().ceil() as usize]));
     }
-    row("optimum", "cheapest within the limit", &play(cost_only, |world| optimum_given(world.announced_workload(), None)));
+    row(
+        "optimum",
+        "cheapest within the limit",
+        &play(cost_only, |world| optimum_given(world.announced_workload(), None)),
+    );
     Ok(())
 }
 
@@ -143,7 +160,8 @@ fn best_expected(weights: Weights, workload: f64, violation_penalty: f64) -> Cla
         let mut expected = 0.0;
         for volume in 0..10 {
             for share in 0..4 {
-                let shuffle = (10.0 + 490.0 * (f64::from(volume) + 0.5) / 10.0) * (0.1 + 0.1 * (f64::from(share) + 0.5));
+                let shuffle =
+                    (10.0 + 490.0 * (f64::from(volume) + 0.5) / 10.0) * (0.1 + 0.1 * (f64::from(share) + 0.5));
                 let latency = action.latency_ms(workload, shuffle);
                 let throughput = f64::from(action.executors * action.memory_gb) * 1_000.0 / latency;
                 let violated = f64::from(u8::from(latency > 1_000.0));

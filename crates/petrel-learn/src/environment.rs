@@ -4,6 +4,7 @@
 //! allocates nothing. An environment whose episode ended begins the next one by itself.
 
 use petrel_core::{InvalidValue, Weights};
+use petrel_policy::encode::{CLASSIC_OBSERVATION, encode_classic};
 use petrel_sim::classic::{self, ClassicAction, ClassicWorld};
 use petrel_sim::scenario::SCENARIOS;
 use rand::{RngExt, SeedableRng};
@@ -126,19 +127,27 @@ pub struct ClassicTask {
     /// Taken off the published reward in a step over the latency limit, which the published reward does not know. 0 is the
     /// published task.
     pub violation_penalty: f32,
+    /// Show the announced workload in steps as well ([`petrel_policy::encode::encode_classic`]); the published task shows
+    /// 13 scaled entries.
+    pub fine: bool,
 }
 
 impl Default for ClassicTask {
     /// The objective counts: a violation costs as much as the dearest step, so that none is worth it.
     fn default() -> Self {
-        Self { weights: WeightChoice::Sampled, episode_steps: classic::EPISODE_STEPS, violation_penalty: 1.0 }
+        Self {
+            weights: WeightChoice::Sampled,
+            episode_steps: classic::EPISODE_STEPS,
+            violation_penalty: 1.2,
+            fine: true,
+        }
     }
 }
 
 impl ClassicTask {
     /// The published task: its reward, fixed weights, 1,000 steps.
     pub fn published(weights: Weights) -> Self {
-        Self { weights: WeightChoice::Fixed(weights), violation_penalty: 0.0, ..Self::default() }
+        Self { weights: WeightChoice::Fixed(weights), violation_penalty: 0.0, fine: false, ..Self::default() }
     }
 }
 
@@ -169,9 +178,12 @@ impl ClassicEnvironment {
         Ok(environment)
     }
 
-    /// The worlds, for figures that the observation does not show.
-    pub fn worlds(&self) -> &[ClassicWorld] {
-        &self.worlds
+    fn write_observation(&self, world: &ClassicWorld, row: &mut [f32]) {
+        if !self.task.fine {
+            row.copy_from_slice(&classic::normalise(&world.observe()));
+        } else if let Ok(row) = row.try_into() {
+            encode_classic(&world.observe(), row);
+        }
     }
 }
 
@@ -181,7 +193,7 @@ impl Environment for ClassicEnvironment {
     }
 
     fn observation_len(&self) -> usize {
-        classic::OBSERVATION
+        if self.task.fine { CLASSIC_OBSERVATION } else { classic::OBSERVATION }
     }
 
     fn heads(&self) -> &[usize] {
@@ -197,13 +209,15 @@ impl Environment for ClassicEnvironment {
     }
 
     fn observe(&self, observations: &mut [f32]) {
-        for (world, row) in self.worlds.iter().zip(observations.chunks_exact_mut(classic::OBSERVATION)) {
-            row.copy_from_slice(&classic::normalise(&world.observe()));
+        for (world, row) in self.worlds.iter().zip(observations.chunks_exact_mut(self.observation_len())) {
+            self.write_observation(world, row);
         }
     }
 
     fn step(&mut self, choices: &[u32], steps: &mut Steps) {
-        for (position, world) in self.worlds.iter_mut().enumerate() {
+        let length = self.observation_len();
+        for position in 0..self.worlds.len() {
+            let world = &mut self.worlds[position];
             let heads: [usize; 4] = std::array::from_fn(|head| choices[position * 4 + head] as usize);
             let step = world.step(ClassicAction::from_heads(heads));
             let violated = f32::from(u8::from(step.violates()));
@@ -213,8 +227,9 @@ impl Environment for ClassicEnvironment {
             steps.ends[position] = End::No;
             if step.is_last {
                 steps.ends[position] = End::Truncated;
-                let row = &mut steps.final_observations[position * classic::OBSERVATION..][..classic::OBSERVATION];
-                row.copy_from_slice(&classic::normalise(&world.observe()));
+                let row = &mut steps.final_observations[position * length..][..length];
+                self.write_observation(&self.worlds[position], row);
+                let world = &mut self.worlds[position];
                 world.set_weights(self.task.weights.draw(&mut self.generators[position]));
                 world.reset();
             }
@@ -258,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_episode_that_ends_shows_its_last_observation_and_begins_anew() {
-        let task = ClassicTask { episode_steps: 3, ..ClassicTask::default() };
+        let task = ClassicTask { episode_steps: 3, fine: false, ..ClassicTask::default() };
         let mut environment = ClassicEnvironment::new(2, task).unwrap();
         environment.reset(5);
         let mut steps = Steps::new(2, 13);
@@ -275,7 +290,8 @@ mod tests {
 
     #[test]
     fn a_seed_gives_the_same_worlds_again_and_each_its_own() {
-        let mut environment = ClassicEnvironment::new(3, ClassicTask::default()).unwrap();
+        let mut environment =
+            ClassicEnvironment::new(3, ClassicTask { fine: false, ..ClassicTask::default() }).unwrap();
         let play = |environment: &mut ClassicEnvironment, seed: u64| {
             environment.reset(seed);
             let mut steps = Steps::new(3, 13);

@@ -223,6 +223,17 @@ impl PpoState {
         }
     }
 
+    /// Raises the bias of one choice per head by `logits`, before training: a first policy that mostly does what a rule
+    /// would, and tries the rest.
+    pub fn prefer(&mut self, choices: &[u32], logits: f32) {
+        let outputs: usize = self.heads.iter().sum::<usize>() + 1;
+        let mut first_bias = self.params.len() - outputs;
+        for (size, choice) in self.heads.iter().zip(choices) {
+            self.params[first_bias + *choice as usize] += logits;
+            first_bias += size;
+        }
+    }
+
     /// The network: all heads' logits one after the other, then the value.
     ///
     /// # Errors
@@ -1005,4 +1016,195 @@ fn variance<'a, I: Iterator<Item = &'a f32>>(values: impl Fn() -> I) -> f64 {
         count += 1.0;
     }
     sum / f64::max(count, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::{ClassicEnvironment, ClassicTask};
+
+    /// What `tests/golden/make.py` wrote.
+    #[derive(Deserialize)]
+    struct Golden {
+        sizes: Vec<usize>,
+        heads: Vec<usize>,
+        clip: f32,
+        entropy: f32,
+        value: f32,
+        max_gradient_norm: f32,
+        learning_rate: f32,
+        params: Vec<f32>,
+        observations: Vec<f32>,
+        choices: Vec<u32>,
+        log_probabilities: Vec<f32>,
+        old_values: Vec<f32>,
+        advantages: Vec<f32>,
+        returns: Vec<f32>,
+        steps: Vec<GoldenStep>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenStep {
+        policy: f32,
+        value: f32,
+        entropy: f32,
+        divergence: f32,
+        norm: f32,
+        gradient: Vec<f32>,
+        params_after: Vec<f32>,
+    }
+
+    #[test]
+    fn loss_gradient_and_step_are_those_of_pytorch() {
+        let golden: Golden = serde_json::from_str(include_str!("../tests/golden/ppo.json")).unwrap();
+        let settings = PpoSettings {
+            clip: golden.clip,
+            value: golden.value,
+            max_gradient_norm: golden.max_gradient_norm,
+            hidden: golden.sizes[1..3].to_vec(),
+            ..PpoSettings::default()
+        };
+        let rows = golden.returns.len();
+        let rollout = Rollout {
+            observation_len: golden.sizes[0],
+            heads: golden.heads.len(),
+            observations: golden.observations,
+            choices: golden.choices,
+            log_probabilities: golden.log_probabilities,
+            values: golden.old_values,
+            rewards: vec![0.0; rows],
+            violations: vec![0.0; rows],
+            costs: vec![0.0; rows],
+            ends: vec![End::No; rows],
+            final_values: vec![0.0; rows],
+            last_values: vec![0.0],
+            advantages: golden.advantages,
+            returns: golden.returns,
+        };
+        let mut state = PpoState::new(&settings, golden.sizes[0], &golden.heads);
+        state.params = golden.params;
+        let rollouts = [&rollout];
+        let samples: Vec<u32> = (0..rows as u32).collect();
+        let near = |got: f32, wanted: f32, what: &str| {
+            assert!((got - wanted).abs() <= 2e-5 * (1.0 + wanted.abs()), "{what}: {got} instead of {wanted}");
+        };
+        for learners in [1, 3] {
+            let mut state = state.clone();
+            let mut learners: Vec<Learner> = (0..learners).map(|_| Learner::new(&state, rows)).collect();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(learners.len()).build().unwrap();
+            let mut gradient = vec![f32::NAN; state.params.len()];
+            for step in &golden.steps {
+                let batch = Minibatch::new(&settings, golden.entropy, &rollouts, &samples);
+                let loss = batch.gradient(&state.params, &mut learners, Some(&pool), &mut gradient);
+                near(loss.policy / loss.samples, step.policy, "policy loss");
+                near(loss.value / loss.samples, step.value, "value loss");
+                near(loss.entropy / loss.samples, step.entropy, "entropy");
+                near(loss.divergence / loss.samples, step.divergence, "divergence");
+                for (got, wanted) in gradient.iter().zip(&step.gradient) {
+                    near(*got, *wanted, "gradient");
+                }
+                near(state.adam.step(&mut state.params, &gradient, golden.learning_rate), step.norm, "norm");
+                for (got, wanted) in state.params.iter().zip(&step.params_after) {
+                    near(*got, *wanted, "parameter");
+                }
+            }
+        }
+    }
+
+    fn small(threads: usize) -> (PpoSettings, Vec<ClassicEnvironment>) {
+        let settings = PpoSettings {
+            total_steps: 8 * 1_024,
+            rollout_steps: 64,
+            minibatch: 512,
+            epochs: 3,
+            learning_rate: 2e-3,
+            hidden: vec![16, 16],
+            restart_every: 2,
+            threads,
+            ..PpoSettings::default()
+        };
+        // Episodes shorter than a rollout, so that ends fall inside it.
+        let task = ClassicTask { episode_steps: 50, ..ClassicTask::default() };
+        (settings, vec![ClassicEnvironment::new(8, task).unwrap(); 2])
+    }
+
+    fn run_to_end(mut ppo: Ppo<ClassicEnvironment>) -> (PpoState, Metrics) {
+        let mut last = Metrics::default();
+        ppo.train(|metrics, _| {
+            last = Metrics { steps_per_s: 0.0, ..*metrics };
+            ControlFlow::Continue(())
+        });
+        (ppo.state().clone(), last)
+    }
+
+    #[test]
+    fn a_run_that_was_killed_and_resumed_is_the_run_that_was_not() {
+        let (settings, groups) = small(1);
+        let whole = run_to_end(Ppo::new(settings.clone(), groups.clone()).unwrap());
+        let mut first = Ppo::new(settings.clone(), groups.clone()).unwrap();
+        first.set_penalty(0.0);
+        (0..4).for_each(|_| assert_eq!(first.iterate().penalty, 0.0));
+        assert!(first.is_restart_point());
+        let bytes = first.state().to_checkpoint(&settings).unwrap().to_bytes().unwrap();
+        drop(first);
+        let checkpoint = Checkpoint::from_bytes(&bytes, std::path::Path::new("memory")).unwrap();
+        let (settings, state) = PpoState::from_checkpoint(&checkpoint).unwrap();
+        let resumed = run_to_end(Ppo::resume(settings, groups, state).unwrap());
+        assert_eq!(whole, resumed);
+    }
+
+    #[test]
+    fn a_seed_and_a_number_of_threads_give_one_result() {
+        for threads in [1, 2] {
+            let train = |seed: u64| {
+                let (settings, groups) = small(threads);
+                run_to_end(Ppo::new(PpoSettings { seed, ..settings }, groups).unwrap())
+            };
+            let first = train(5);
+            assert_eq!(first, train(5), "{threads} threads");
+            assert_ne!(first.0.params, train(6).0.params);
+        }
+    }
+
+    #[test]
+    fn the_objective_is_learned_before_the_cost() {
+        let (settings, groups) = small(1);
+        let settings = PpoSettings { total_steps: 150_000, discount: 0.0, ..settings };
+        let mut ppo = Ppo::new(settings, groups).unwrap();
+        let first = ppo.iterate();
+        assert!(first.violation_rate > 0.5, "a first policy is nearly uniform: {first:?}");
+        let (_, last) = run_to_end(ppo);
+        assert!(last.violation_rate < 0.02 && last.reward > first.reward + 0.5, "{last:?}");
+    }
+
+    #[test]
+    fn a_penalty_makes_violations_dear() {
+        let violations = |penalty: f32| {
+            let (settings, _) = small(1);
+            let weights = crate::environment::WeightChoice::Fixed(petrel_core::Weights {
+                cost: 1.0,
+                latency: 0.0,
+                throughput: 0.0,
+            });
+            let task = ClassicTask { weights, violation_penalty: 0.0, episode_steps: 50, ..ClassicTask::default() };
+            let groups = vec![ClassicEnvironment::new(16, task).unwrap()];
+            let mut ppo = Ppo::new(PpoSettings { total_steps: 150_000, discount: 0.0, ..settings }, groups).unwrap();
+            ppo.set_penalty(penalty);
+            run_to_end(ppo).1.violation_rate
+        };
+        assert!(violations(0.0) > 0.8, "cost alone is lowest when nothing is served in time");
+        assert!(violations(2.0) < 0.05);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused_by_name() {
+        let refused = |change: fn(&mut PpoSettings)| {
+            let (mut settings, groups) = small(1);
+            change(&mut settings);
+            Ppo::new(settings, groups).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refused(|settings| settings.epochs = 0), "epochs: got `0`, expected at least 1");
+        assert_eq!(refused(|settings| settings.discount = 1.5), "discount: got `1.5`, expected 0 to 1");
+        assert!(refused(|settings| settings.learning_rate = f32::NAN).starts_with("learning_rate: got `NaN`"));
+    }
 }

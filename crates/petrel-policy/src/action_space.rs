@@ -98,7 +98,10 @@ mod tests {
             let need = Need { rate: 1.0, executors };
             let action = space.action(&observation, &need, &choices);
             assert!(action.executors.abs_diff(expected) <= 1, "{action:?}");
-            assert_eq!((action.prewarm, action.memory_gb, action.tier, action.codec), (warm, 6.0, Tier::S3, Codec::Zstd));
+            assert_eq!(
+                (action.prewarm, action.memory_gb, action.tier, action.codec),
+                (warm, 6.0, Tier::S3, Codec::Zstd)
+            );
         }
         let kept = space.action(&observation, &Need { rate: 1.0, executors: 50.0 }, &[0, 0, 0, 0, 0]);
         assert_eq!((kept.executors, kept.prewarm), (observation.executors_target, 0));

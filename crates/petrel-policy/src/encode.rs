@@ -6,6 +6,7 @@
 
 use petrel_core::signal::rate_at_horizon;
 use petrel_core::{Codec, HORIZONS_S, Observation, Tier};
+use petrel_sim::classic;
 
 /// Numbers that a network sees of the queue world.
 pub const QUEUE_OBSERVATION: usize = 61;
@@ -16,6 +17,24 @@ const TARGET_UTILISATION: f64 = 0.9;
 /// Column of the median and of the 0.9 quantile in a forecast row.
 const MEDIAN: usize = 1;
 const UPPER: usize = 2;
+
+/// Numbers that a network sees of the classic world, besides the published 13 the announced workload once more in steps.
+pub const CLASSIC_OBSERVATION: usize = classic::OBSERVATION + WORKLOAD_STEPS;
+
+/// Steps of the announced workload.
+const WORKLOAD_STEPS: usize = 16;
+
+/// Writes what a network sees of the classic world: the 13 entries scaled, then how much of each sixteenth of the largest
+/// workload the announced one fills, 0 to 1. A network with tanh layers sees a number that it must resolve to a percent
+/// far better when it is spread over several inputs.
+pub fn encode_classic(observation: &[f64; classic::OBSERVATION], input: &mut [f32; CLASSIC_OBSERVATION]) {
+    let scaled = classic::normalise(observation);
+    let filled = scaled[classic::index::NEXT_WORKLOAD] * WORKLOAD_STEPS as f32;
+    input[..classic::OBSERVATION].copy_from_slice(&scaled);
+    for (step, value) in input[classic::OBSERVATION..].iter_mut().enumerate() {
+        *value = (filled - step as f32).clamp(0.0, 1.0);
+    }
+}
 
 /// What the queue model needs: the scale of everything that a network sees and chooses.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -198,6 +217,16 @@ mod tests {
             };
             assert!((small - large).abs() <= tolerance, "figure {position}: {small} and {large}");
         }
+    }
+
+    #[test]
+    fn the_announced_workload_of_the_classic_world_fills_its_steps() {
+        let mut world = [0.0; classic::OBSERVATION];
+        world[classic::index::NEXT_WORKLOAD] = 900.0 * 2.25 / 16.0;
+        let mut input = [f32::NAN; CLASSIC_OBSERVATION];
+        encode_classic(&world, &mut input);
+        assert_eq!(input[13..17], [1.0, 1.0, 0.25, 0.0]);
+        assert_eq!(input[11], 2.25 / 16.0);
     }
 
     #[test]

@@ -2,12 +2,16 @@
 //! randomness.
 //!
 //! ```text
-//! Observation ─▶ policies/{fixed, hpa, spark_dra, forecast} ─▶ Decision (wish + reason)
-//!                                                                  │
-//!                            guardrails: min, max, step, hold, budget
-//!                                                                  ▼
-//!                                                         Decision (allowed)
+//! Observation ─▶ policies/{fixed, hpa, keda, knative, flink, …, forecast, mpc, learned} ─▶ Decision (wish + reason)
+//!                                          │                                                    │
+//!        storage_rule: memory, tier, codec, spares for rules that choose executors              │
+//!                                                        guardrails: min, max, step, hold, budget
+//!                                                                                               ▼
+//!                                                                                      Decision (allowed)
 //! ```
+//!
+//! [`by_name`] makes a policy from its settings, [`with_knobs`] from the numbers that a tuner chose. The rules of the world `classic` are
+//! in [`classic_rules`].
 //!
 //! # Example
 //!

@@ -91,15 +91,8 @@ impl Learned {
     /// # Errors
     /// [`InvalidValue`] names the part that is wrong.
     pub fn load(bytes: &[u8]) -> Result<Self, InvalidValue> {
-        let layout = |error: safetensors::SafeTensorError| {
-            InvalidValue::new("policy file", format!("{error:?}"), "a whole safetensors file")
-        };
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(layout)?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(layout)?;
-        let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY)).ok_or_else(|| {
-            InvalidValue::new("policy file", "no settings", format!("metadata key `{METADATA_KEY}`"))
-        })?;
-        let settings: LearnedSettings = serde_json::from_str(text)
+        let (text, tensors) = read_file(bytes, METADATA_KEY)?;
+        let settings: LearnedSettings = serde_json::from_str(&text)
             .map_err(|error| InvalidValue::new("policy settings", error, "the JSON that `petrel train` writes"))?;
         let actor = tensor(&tensors, "actor", parameter_count(&settings.actor_sizes))?;
         let meta = match &settings.meta_sizes {
@@ -114,18 +107,9 @@ impl Learned {
     /// # Errors
     /// [`InvalidValue`] when settings cannot be written, which finite ones always can.
     pub fn to_bytes(&self) -> Result<Vec<u8>, InvalidValue> {
-        let refuse = |error: &dyn std::fmt::Display| InvalidValue::new("policy file", error, "a file that can be written");
-        let bytes_of = |params: &[f32]| params.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let mut parts = vec![("actor", bytes_of(self.actor.params()))];
-        parts.extend(self.meta_params.as_ref().map(|params| ("meta", bytes_of(params))));
-        let mut views = Vec::new();
-        for (name, bytes) in &parts {
-            let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes);
-            views.push((*name, view.map_err(|error| refuse(&format!("{error:?}")))?));
-        }
-        let text = serde_json::to_string(&self.settings).map_err(|error| refuse(&error))?;
-        let metadata = HashMap::from([(METADATA_KEY.to_string(), text)]);
-        safetensors::serialize(views, Some(metadata)).map_err(|error| refuse(&format!("{error:?}")))
+        let mut parts = vec![("actor", self.actor.params())];
+        parts.extend(self.meta_params.as_ref().map(|params| ("meta", params.as_slice())));
+        write_file(&parts, METADATA_KEY, &self.settings)
     }
 
     /// What the file says besides the parameters.
@@ -139,7 +123,39 @@ impl Learned {
     }
 }
 
-fn tensor(tensors: &SafeTensors<'_>, name: &str, count: usize) -> Result<Vec<f32>, InvalidValue> {
+/// The text under `key` in the metadata of a safetensors file, and its tensors.
+pub(super) fn read_file<'a>(bytes: &'a [u8], key: &str) -> Result<(String, SafeTensors<'a>), InvalidValue> {
+    let layout = |error: safetensors::SafeTensorError| {
+        InvalidValue::new("policy file", format!("{error:?}"), "a whole safetensors file")
+    };
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(layout)?;
+    let tensors = SafeTensors::deserialize(bytes).map_err(layout)?;
+    let text = metadata.metadata().as_ref().and_then(|entries| entries.get(key)).cloned();
+    let text = text.ok_or_else(|| InvalidValue::new("policy file", "no settings", format!("metadata key `{key}`")))?;
+    Ok((text, tensors))
+}
+
+/// A safetensors file with flat tensors and `settings` as JSON under `key`.
+pub(super) fn write_file(
+    parts: &[(&str, &[f32])],
+    key: &str,
+    settings: &impl Serialize,
+) -> Result<Vec<u8>, InvalidValue> {
+    let refuse = |error: &dyn std::fmt::Display| InvalidValue::new("policy file", error, "a file that can be written");
+    let bytes: Vec<Vec<u8>> =
+        parts.iter().map(|(_, params)| params.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let mut views = Vec::new();
+    for ((name, params), bytes) in parts.iter().zip(&bytes) {
+        let view = TensorView::new(Dtype::F32, vec![params.len()], bytes);
+        views.push((*name, view.map_err(|error| refuse(&format!("{error:?}")))?));
+    }
+    let text = serde_json::to_string(settings).map_err(|error| refuse(&error))?;
+    let metadata = HashMap::from([(key.to_string(), text)]);
+    safetensors::serialize(views, Some(metadata)).map_err(|error| refuse(&format!("{error:?}")))
+}
+
+/// The `count` numbers of a flat tensor.
+pub(super) fn tensor(tensors: &SafeTensors<'_>, name: &str, count: usize) -> Result<Vec<f32>, InvalidValue> {
     let field = format!("tensor `{name}`");
     let expected = format!("{count} numbers of 32 bits");
     let view = tensors.tensor(name).map_err(|_| InvalidValue::new(&field, "nothing", &expected))?;
@@ -151,9 +167,9 @@ fn tensor(tensors: &SafeTensors<'_>, name: &str, count: usize) -> Result<Vec<f32
 }
 
 /// The likeliest choice of every head.
-fn likeliest(logits: &[f32]) -> [u32; 5] {
+pub(super) fn likeliest<const N: usize>(heads: [usize; N], logits: &[f32]) -> [u32; N] {
     let mut first = 0;
-    QUEUE_HEADS.map(|size| {
+    heads.map(|size| {
         let head = &logits[first..first + size];
         first += size;
         let mut best = 0;
@@ -179,11 +195,13 @@ impl Policy for Learned {
             None => self.settings.weights.unwrap_or(observation.weights),
         };
         self.input[6..9].copy_from_slice(&[weights.cost as f32, weights.latency as f32, weights.throughput as f32]);
-        let choices = likeliest(self.actor.infer(&self.input));
+        let choices = likeliest(QUEUE_HEADS, self.actor.infer(&self.input));
         let action = self.settings.space.action(observation, &need, &choices);
         let (rate, needed) = (need.rate, need.executors);
         let reason = match factor_of(choices[0]) {
-            Some(factor) => format!("{rate:.0} records/s to carry need {needed:.1} executors; learned factor {factor:.2}"),
+            Some(factor) => {
+                format!("{rate:.0} records/s to carry need {needed:.1} executors; learned factor {factor:.2}")
+            }
             None => format!("{rate:.0} records/s to carry need {needed:.1} executors; learned to keep what there is"),
         };
         Decision { action, reason }
@@ -246,7 +264,8 @@ mod tests {
         let sizes = vec![META_OBSERVATION, META_ACTION];
         let meta_params = vec![0.25; parameter_count(&sizes)];
         let two = LearnedSettings { name: "ppo+td3".to_string(), meta_sizes: Some(sizes), ..settings() };
-        let two = Learned::new(two, params_that_choose([7; 5].map(|choice: u32| choice % 3)), Some(meta_params)).unwrap();
+        let two =
+            Learned::new(two, params_that_choose([7; 5].map(|choice: u32| choice % 3)), Some(meta_params)).unwrap();
         let read = Learned::load(&two.to_bytes().unwrap()).unwrap();
         assert_eq!(read.name(), "ppo+td3");
         assert_eq!(read.meta_params, two.meta_params);

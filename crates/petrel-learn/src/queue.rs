@@ -1,0 +1,329 @@
+//! What does a learner play against in the world `queue`? Games prepared once and shared, rewards relative to their size.
+//!
+//! ```text
+//! episodes of a split × loads ─▶ Games (arrivals with their signals, cost of reference)
+//!                                   │ a game is drawn at every episode's beginning, with weights and seed
+//! QueueEnvironment: observation ─▶ encode_queue ─▶ network ─▶ choices ─▶ ActionSpace ─▶ one decision interval
+//! ```
+
+use crate::environment::{End, Environment, Steps, WeightChoice, stream_seed};
+use petrel_core::{InvalidValue, Limits, Observation, Slo, Weights};
+use petrel_policy::action_space::{ActionSpace, QUEUE_HEADS};
+use petrel_policy::encode::{Need, QUEUE_OBSERVATION, encode_queue_with};
+use petrel_sim::queue::{Arrivals, DEFAULT_P95_MS, QueueParams, QueueWorld, WorldSettings};
+use petrel_sim::table;
+use petrel_sim::traces::Episode;
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What is to be learned in the queue world.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueTask {
+    /// Weights of the episodes.
+    pub weights: WeightChoice,
+    /// What a violated interval takes off the reward, in mean costs of an interval.
+    pub violation_penalty: f32,
+    /// The objective, milliseconds at the 95th percentile.
+    pub slo_p95_ms: f64,
+    /// Bounds of the fleet.
+    pub limits: Limits,
+    /// Mean loads of the games relative to the automatic scale; each episode is prepared at each of them.
+    pub loads: Vec<f64>,
+    /// Which choices the policy has.
+    pub space: ActionSpace,
+    /// Prepare games without the gateways' signal: the ablation that shows its worth.
+    pub blind: bool,
+}
+
+impl Default for QueueTask {
+    fn default() -> Self {
+        Self {
+            weights: WeightChoice::Sampled,
+            violation_penalty: 15.0,
+            slo_p95_ms: DEFAULT_P95_MS,
+            limits: petrel_sim::queue::default_limits(),
+            loads: vec![0.6, 1.0, 1.5],
+            space: ActionSpace::default(),
+            blind: false,
+        }
+    }
+}
+
+impl QueueTask {
+    /// Reward of one interval. Cost, latency and backlog count by their weights, whose default third leaves cost as it is; a
+    /// violation counts whatever the weights are, because the objective is a promise and not a wish.
+    ///
+    /// `cost` is in mean costs of an interval of the game, `latency` in objectives, `backlog_s` in seconds of the arrival rate.
+    fn reward(&self, weights: Weights, cost: f64, latency: f64, backlog_s: f64, violated: bool) -> f64 {
+        let backlog = backlog_s / (self.slo_p95_ms / 1e3);
+        -3.0 * weights.cost * cost
+            - weights.latency * latency.min(3.0)
+            - weights.throughput * backlog.min(3.0)
+            - f64::from(self.violation_penalty) * f64::from(u8::from(violated))
+    }
+}
+
+/// One prepared game.
+#[derive(Debug, Clone)]
+pub struct Game {
+    /// Name of the episode.
+    pub name: String,
+    /// What happens, and what a controller hears of it.
+    pub arrivals: Arc<Arrivals>,
+    /// What an interval costs on average when just enough executors serve the mean load: the unit of cost.
+    pub reference_usd: f64,
+}
+
+/// Prepared games, shared by all environments.
+#[derive(Debug, Clone)]
+pub struct Games {
+    params: Arc<QueueParams>,
+    games: Arc<Vec<Game>>,
+}
+
+impl Games {
+    /// Prepares every episode at every load of `task`, on all threads of the current pool; deterministic in `seed`.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] when there is none.
+    pub fn prepare(
+        params: &Arc<QueueParams>,
+        episodes: &[Episode],
+        task: &QueueTask,
+        seed: u64,
+    ) -> Result<Self, InvalidValue> {
+        let jobs: Vec<(usize, &Episode, f64)> = episodes
+            .iter()
+            .flat_map(|episode| task.loads.iter().map(move |load| (episode, *load)))
+            .enumerate()
+            .map(|(position, (episode, load))| (position, episode, load))
+            .collect();
+        if jobs.is_empty() {
+            return Err(InvalidValue::new("games", 0, "at least one episode and one load"));
+        }
+        let games: Vec<Game> = jobs
+            .par_iter()
+            .map(|(position, episode, load)| {
+                let seed = stream_seed(seed, *position as u64);
+                let trace = episode.auto_scaled(params, &task.limits, *load);
+                let (offset_s, duration_s) = (episode.offset_s, episode.duration_s);
+                let arrivals = if task.blind {
+                    Arrivals::prepare_blind(&trace, offset_s, duration_s, seed, params)
+                } else {
+                    Arrivals::prepare(&trace, offset_s, duration_s, seed, params)
+                };
+                let reference_usd = reference_usd(params, &arrivals);
+                Game { name: episode.name.clone(), arrivals: Arc::new(arrivals), reference_usd }
+            })
+            .collect();
+        Ok(Self { params: Arc::clone(params), games: Arc::new(games) })
+    }
+
+    /// The games.
+    pub fn games(&self) -> &[Game] {
+        &self.games
+    }
+
+    /// Parameters of the world they are played in.
+    pub fn params(&self) -> &Arc<QueueParams> {
+        &self.params
+    }
+}
+
+/// Cost of an interval with just enough 4 GB executors for the mean arrival rate at 80 % of their capacity, dollars.
+fn reference_usd(params: &QueueParams, arrivals: &Arrivals) -> f64 {
+    let memory_gb = f64::from(params.memory_class(4.0));
+    let (tier, codec) = (petrel_core::Tier::Memory, petrel_core::Codec::Lz4);
+    let served = 0.8 * table::saturated_rate(params, 1.0, memory_gb, tier, codec);
+    let mean_rate = arrivals.total() / arrivals.duration_s().max(1) as f64;
+    let executors = (mean_rate / served).max(0.5);
+    let usd_per_hour = executors * params.executor_prices().usd_per_hour(1, memory_gb);
+    usd_per_hour * f64::from(params.time.interval_s) / 3_600.0
+}
+
+/// The world `queue`, many times.
+#[derive(Debug, Clone)]
+pub struct QueueEnvironment {
+    task: QueueTask,
+    games: Games,
+    copies: Vec<OneWorld>,
+}
+
+#[derive(Debug, Clone)]
+struct OneWorld {
+    world: QueueWorld,
+    generator: Pcg64Mcg,
+    weights: Weights,
+    reference_usd: f64,
+    observation: Observation,
+    need: Need,
+    encoded: [f32; QUEUE_OBSERVATION],
+}
+
+impl OneWorld {
+    /// Begins a game drawn at random.
+    fn begin(&mut self, task: &QueueTask, games: &Games) {
+        let game = &games.games[self.generator.random_range(0..games.games.len())];
+        self.weights = task.weights.draw(&mut self.generator);
+        self.reference_usd = game.reference_usd;
+        self.world.set_weights(self.weights);
+        self.world.reset(Arc::clone(&game.arrivals), self.generator.random());
+        self.look();
+    }
+
+    fn look(&mut self) {
+        self.observation = self.world.observe();
+        self.need = Need::of(&self.observation);
+        encode_queue_with(&self.observation, &self.need, &mut self.encoded);
+    }
+}
+
+impl QueueEnvironment {
+    /// `count` copies that play `games`.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] when there would be none or the limits cannot be met.
+    pub fn new(count: usize, task: QueueTask, games: Games) -> Result<Self, InvalidValue> {
+        if count == 0 {
+            return Err(InvalidValue::new("environments", count, "at least 1"));
+        }
+        let params = Arc::clone(games.params());
+        let settings = WorldSettings {
+            limits: task.limits,
+            slo: Slo { p95_ms: task.slo_p95_ms },
+            ..WorldSettings::new(&params, 0)
+        };
+        let world = QueueWorld::new(params, Arc::clone(&games.games[0].arrivals), settings)?;
+        let observation = world.observe();
+        let copy = OneWorld {
+            world,
+            generator: Pcg64Mcg::seed_from_u64(0),
+            weights: Weights::default(),
+            reference_usd: 1.0,
+            need: Need::of(&observation),
+            observation,
+            encoded: [0.0; QUEUE_OBSERVATION],
+        };
+        let mut environment = Self { task, games, copies: vec![copy; count] };
+        environment.reset(0);
+        Ok(environment)
+    }
+}
+
+impl Environment for QueueEnvironment {
+    fn count(&self) -> usize {
+        self.copies.len()
+    }
+
+    fn observation_len(&self) -> usize {
+        QUEUE_OBSERVATION
+    }
+
+    fn heads(&self) -> &[usize] {
+        &QUEUE_HEADS
+    }
+
+    fn reset(&mut self, seed: u64) {
+        let Self { task, games, copies } = self;
+        for (position, copy) in copies.iter_mut().enumerate() {
+            copy.generator = Pcg64Mcg::seed_from_u64(stream_seed(seed, position as u64));
+            copy.begin(task, games);
+        }
+    }
+
+    fn observe(&self, observations: &mut [f32]) {
+        for (copy, row) in self.copies.iter().zip(observations.chunks_exact_mut(QUEUE_OBSERVATION)) {
+            row.copy_from_slice(&copy.encoded);
+        }
+    }
+
+    fn step(&mut self, choices: &[u32], steps: &mut Steps) {
+        let Self { task, games, copies } = self;
+        for (position, (copy, choices)) in copies.iter_mut().zip(choices.as_chunks::<5>().0).enumerate() {
+            let action = task.space.action(&copy.observation, &copy.need, choices);
+            let interval = copy.world.step_interval(&action);
+            let cost = interval.cost_usd / copy.reference_usd;
+            let rate = (interval.arrived / copy.observation.interval_s.max(1e-3)).max(1.0);
+            let latency = interval.p95_ms / task.slo_p95_ms;
+            let backlog_s = interval.backlog / rate;
+            let reward = task.reward(copy.weights, cost, latency, backlog_s, interval.violated);
+            steps.rewards[position] = reward as f32;
+            steps.violations[position] = f32::from(u8::from(interval.violated));
+            steps.costs[position] = cost as f32;
+            steps.ends[position] = End::No;
+            if copy.world.is_done() {
+                copy.look();
+                steps.ends[position] = End::Truncated;
+                steps.final_observations[position * QUEUE_OBSERVATION..][..QUEUE_OBSERVATION]
+                    .copy_from_slice(&copy.encoded);
+                copy.begin(task, games);
+            } else {
+                copy.look();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use petrel_policy::action_space::level_near;
+    use petrel_sim::traces::{Split, TraceSet, TraceSettings};
+
+    fn environment(count: usize) -> QueueEnvironment {
+        let settings = TraceSettings { duration_s: 100, warmup_s: 60, train_seeds: 1, ..TraceSettings::default() };
+        let episodes = TraceSet::synthetic(settings).episodes(Split::Train);
+        let params = Arc::new(QueueParams::default());
+        let task = QueueTask { loads: vec![1.0], ..QueueTask::default() };
+        let games = Games::prepare(&params, &episodes, &task, 3).unwrap();
+        QueueEnvironment::new(count, task, games).unwrap()
+    }
+
+    fn play(environment: &mut QueueEnvironment, choices: [u32; 5]) -> (f64, f64, f64, usize) {
+        let count = environment.count();
+        environment.reset(11);
+        let mut steps = Steps::new(count, QUEUE_OBSERVATION);
+        let (mut reward, mut violations, mut cost, mut ends) = (0.0, 0.0, 0.0, 0);
+        for _ in 0..40 {
+            environment.step(&choices.repeat(count), &mut steps);
+            reward += f64::from(steps.rewards.iter().sum::<f32>());
+            violations += f64::from(steps.violations.iter().sum::<f32>());
+            cost += f64::from(steps.costs.iter().sum::<f32>());
+            ends += steps.ends.iter().filter(|end| **end == End::Truncated).count();
+        }
+        let steps = 40.0 * count as f64;
+        (reward / steps, violations / steps, cost / steps, ends)
+    }
+
+    #[test]
+    fn more_executors_than_the_model_needs_cost_more_and_violate_less() {
+        let mut environment = environment(8);
+        let (poor_reward, poor_violations, poor_cost, ends) = play(&mut environment, [level_near(0.5), 3, 0, 1, 0]);
+        assert_eq!(ends, 8 * 2, "20 decisions an episode");
+        let (reward, violations, cost, _) = play(&mut environment, [level_near(1.6), 3, 0, 1, 0]);
+        assert!(cost > poor_cost && violations < poor_violations && reward > poor_reward);
+        assert!((0.5..4.0).contains(&cost), "the unit of cost is about what serving costs: {cost}");
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_games_again() {
+        let mut environment = environment(4);
+        let first = play(&mut environment, [8, 3, 0, 1, 1]);
+        assert_eq!(first, play(&mut environment, [8, 3, 0, 1, 1]));
+    }
+
+    #[test]
+    fn weights_move_the_reward_between_cost_and_latency() {
+        let task = QueueTask::default();
+        let cost = Weights { cost: 0.9, latency: 0.05, throughput: 0.05 };
+        let latency = Weights { cost: 0.1, latency: 0.8, throughput: 0.1 };
+        let (cheap_slow, dear_fast) = ((1.0, 0.9, 0.5), (2.0, 0.2, 0.1));
+        let reward = |weights, (cost, latency, backlog)| task.reward(weights, cost, latency, backlog, false);
+        assert!(reward(cost, cheap_slow) > reward(cost, dear_fast));
+        assert!(reward(latency, cheap_slow) < reward(latency, dear_fast));
+    }
+}
