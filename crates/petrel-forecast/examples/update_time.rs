@@ -30,7 +30,11 @@ fn main() {
             block_ns.push(start.elapsed().as_nanos() as f64 / BLOCK as f64);
         }
         block_ns.sort_by(f64::total_cmp);
-        println!("{name:12} {:6.0} ns per update (median), {:.0} the fastest block", block_ns[block_ns.len() / 2], block_ns[0]);
+        println!(
+            "{name:12} {:6.0} ns per update (median), {:.0} the fastest block",
+            block_ns[block_ns.len() / 2],
+            block_ns[0]
+        );
     }
     println!("{} bytes on the stack, a fixed number on the heap", size_of::<Forecaster>());
 }

@@ -57,11 +57,8 @@ impl Ensemble {
         let memory = settings.error_memory as f32;
         let smoothing = |gain| ExponentialSmoothing::new(gain, 0.0, 0.5, memory);
         let ForecastSettings { level_gain, trend_gain, damping, .. } = *settings;
-        let onset = OnsetDetector::new(
-            settings.prior_burst_ratio,
-            settings.prior_bursts_per_hour,
-            settings.alarm_probability,
-        );
+        let onset =
+            OnsetDetector::new(settings.prior_burst_ratio, settings.prior_bursts_per_hour, settings.alarm_probability);
         let rate = LearningRate {
             boost: settings.mixture_boost as f32,
             keep: (0.5_f64.powf(1.0 / settings.mixture_half_life_s)) as f32,

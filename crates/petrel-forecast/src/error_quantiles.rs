@@ -81,8 +81,8 @@ impl ErrorQuantiles {
             *self.waiting.slot(index, now) = [centre, noise, row as f32];
             let own = &self.trackers[row][index];
             let tracker = if self.is_nested && own.outcomes == 0.0 { &self.trackers[0][index] } else { own };
-            for lane in 0..4 {
-                table[index][lane] = larger(centre + tracker.quantiles[lane] * noise, 0.0);
+            for (rate, quantile) in table[index].iter_mut().zip(tracker.quantiles) {
+                *rate = larger(centre + quantile * noise, 0.0);
             }
         }
     }

@@ -12,9 +12,9 @@
 //! onset expert has the floor until others earn it: it alone keeps quiet errors and burst errors apart before the first
 //! burst was seen to its end.
 
+use crate::experts::onset_climb::{PHASES, Phase};
 use crate::lanes::{larger, smaller};
 use crate::moment::{HORIZONS, HorizonRing, Moment, Table};
-use crate::experts::onset_climb::{PHASES, Phase};
 
 /// Experts that have room; unused places have weight 0.
 pub const PLACES: usize = 12;
@@ -87,7 +87,7 @@ fn exp2(x: f32) -> f32 {
     let x = larger(smaller(x, 126.0), -126.0);
     let rounded = x + ROUND;
     let part = x - (rounded - ROUND);
-    let fraction = 1.0 + part * (0.693_147 + part * (0.240_227 + part * (0.055_504 + part * 0.009_618)));
+    let fraction = 1.0 + part * (std::f32::consts::LN_2 + part * (0.240_227 + part * (0.055_504 + part * 0.009_618)));
     f32::from_bits(fraction.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
@@ -103,7 +103,8 @@ impl Mixture {
                 *share += given;
             }
         }
-        let cell = |prior| Cell { regret: [0.0; PLACES], squares: [0.01; PLACES], range: [0.01; PLACES], weights: prior };
+        let cell =
+            |prior| Cell { regret: [0.0; PLACES], squares: [0.01; PLACES], range: [0.01; PLACES], weights: prior };
         Self {
             rate,
             log_experts: (experts as f32).ln().max(0.1),
@@ -195,7 +196,8 @@ impl Cell {
             weights[place] *= exp2(exponents[place] - largest);
         }
         let total: f32 = weights.iter().sum();
-        let (scale, share) = if total > 0.0 { ((1.0 - rate.fixed_share) / total, rate.fixed_share) } else { (0.0, 1.0) };
+        let (scale, share) =
+            if total > 0.0 { ((1.0 - rate.fixed_share) / total, rate.fixed_share) } else { (0.0, 1.0) };
         for place in 0..PLACES {
             weights[place] = scale * weights[place] + share * prior[place];
         }

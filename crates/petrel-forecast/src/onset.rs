@@ -309,8 +309,10 @@ impl OnsetDetector {
             self.heights[self.next_height] = ratio;
         }
         self.next_height = (self.next_height + 1) % REMEMBERED_BURSTS;
-        let mut sorted = self.heights.clone();
-        sorted.sort_by(f64::total_cmp);
+        let mut sorted = [0.0; REMEMBERED_BURSTS];
+        let sorted = &mut sorted[..self.heights.len()];
+        sorted.copy_from_slice(&self.heights);
+        sorted.sort_unstable_by(f64::total_cmp);
         // The upper quartile: the climb feeds the upper forecast quantile, and one tall burst among
         // many low ones should not set it.
         self.expected_ratio = sorted[(sorted.len() - 1) * 3 / 4];

@@ -106,7 +106,7 @@ impl Expert for Fourier {
         // The remainder is taken to stay until it was seen to fade, by ten seconds of noise at least.
         let prior = 10.0 * f64::from(now.noise_sd(now.rate)).powi(2);
         let mut centres = [0.0; HORIZONS];
-        for index in 0..HORIZONS {
+        for (index, centre) in centres.iter_mut().enumerate() {
             let slot = self.waiting.slot(index, now);
             let sums = &mut self.products[index];
             if now.matured[index] {
@@ -118,7 +118,7 @@ impl Expert for Fourier {
             let [cos_h, sin_h] = self.rotations[index];
             let season = dot(&self.coefficients, &terms(cosine * cos_h - sine * sin_h, sine * cos_h + cosine * sin_h));
             let fade = ((sums[0] + prior) / (sums[1] + prior)).clamp(0.0, 1.0);
-            centres[index] = (season + fade * self.remainder).max(0.0) as f32;
+            *centre = (season + fade * self.remainder).max(0.0) as f32;
             *slot = [self.remainder as f32, season as f32];
         }
         self.errors.step(now, 0, &centres, table);

@@ -66,7 +66,8 @@ impl Hawkes {
         let unit = self.mean + 0.01;
         let intensity = self.intensity() + 0.01 * unit;
         // Residual over variance, times the scale of the features: free of units.
-        let pull = ((now.rate - intensity) * unit / (intensity * (1.0 + now.dispersion * intensity))).clamp(-50.0, 50.0)
+        let pull = ((now.rate - intensity) * unit / (intensity * (1.0 + now.dispersion * intensity)))
+            .clamp(-50.0, 50.0)
             / (1.0 + 1.0 / (now.dispersion + 1.0 / unit));
         let features = [self.kernels[0] / unit, self.kernels[1] / unit, self.kernels[2] / unit, 1.0];
         let mut steps = [0.0; STATES];
@@ -152,8 +153,9 @@ impl Expert for Hawkes {
             self.refresh();
         }
         let state = [self.kernels[0], self.kernels[1], self.kernels[2], self.mean];
-        let centres =
-            self.weights.map(|weights| weights.iter().zip(state).map(|(weight, value)| weight * value).sum::<f32>().max(0.0));
+        let centres = self
+            .weights
+            .map(|weights| weights.iter().zip(state).map(|(weight, value)| weight * value).sum::<f32>().max(0.0));
         self.errors.step(now, 0, &centres, table);
     }
 }

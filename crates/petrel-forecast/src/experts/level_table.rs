@@ -37,7 +37,13 @@ impl Expert for LevelTable {
         let difference = self.fast - self.slow;
         // The standard deviation of this difference for white noise is 0.6 of one second's.
         let clear = 0.9 * now.noise_sd(self.slow);
-        let direction = if difference < -clear { 0 } else if difference > clear { 2 } else { 1 };
+        let direction = if difference < -clear {
+            0
+        } else if difference > clear {
+            2
+        } else {
+            1
+        };
         let half_octaves = 2.0 * (1.0 + 4.0 * self.fast).log2();
         let level = (half_octaves as usize).min(LEVELS - 1);
         self.errors.step(now, level * DIRECTIONS + direction, &[self.fast; HORIZONS], table);

@@ -99,7 +99,7 @@ impl Expert for QuantileRegression {
     fn step(&mut self, now: &Moment, table: &mut Table) {
         let features = self.features(now);
         let unit = self.unit + 0.05;
-        for index in 0..HORIZONS {
+        for (index, row) in table.iter_mut().enumerate() {
             let slot = self.waiting.slot(index, now);
             if now.matured[index] {
                 let mut then = [0.0; FEATURES];
@@ -119,10 +119,9 @@ impl Expert for QuantileRegression {
             }
             slot[..FEATURES].copy_from_slice(&features);
             slot[FEATURES] = unit;
-            for (rate, regression) in table[index].iter_mut().zip(&self.regressions[index]) {
+            for (rate, regression) in row.iter_mut().zip(&self.regressions[index]) {
                 *rate = (dot(&regression.coefficients, &features) * unit).max(0.0);
             }
-            let row = &mut table[index];
             row[0] = row[0].min(row[1]);
             row[2] = row[2].max(row[1]);
         }
