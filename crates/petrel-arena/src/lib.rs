@@ -12,7 +12,7 @@
 //! alone: the number of threads and interruptions change nothing, and games that a folder holds already are not played
 //! again.
 //!
-//! [`run`] is `petrel arena`, [`tune::tune`] is `petrel arena tune`.
+//! [`run`] is `petrel arena`, [`tune::tune`] is `petrel arena tune`, [`forecasting::forecast`] is `petrel arena forecast`.
 //!
 //! # Example
 //!
@@ -39,12 +39,15 @@
 pub mod arena;
 mod csv;
 pub mod error;
+pub mod forecasting;
+pub mod forecasts;
 pub mod game;
 pub mod optimum;
 pub mod players;
 pub mod plots;
 pub mod report;
 pub mod run;
+pub mod speed;
 pub mod stats;
 pub mod tables;
 pub mod tournament;
@@ -52,5 +55,5 @@ pub mod traces;
 pub mod tune;
 pub mod tuned;
 
-pub use arena::{Common, Report, Settings, run, run_with};
+pub use arena::{Common, Report, Settings, run};
 pub use error::ArenaError;

@@ -196,7 +196,7 @@ pub struct GameKey {
 }
 
 /// How a game ended. A figure that does not exist (the latency of a lower bound on cost) is NaN, an empty cell in tables.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Outcome {
     /// Share of decision intervals whose p95 latency was above the objective, 0 to 1.
     pub violation_rate: f64,

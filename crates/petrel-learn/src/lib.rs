@@ -17,6 +17,7 @@ pub mod online;
 pub mod onnx;
 pub mod ppo;
 pub mod queue;
+pub mod presets;
 pub mod run;
 pub mod td3;
 pub mod tensorboard;

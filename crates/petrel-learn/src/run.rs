@@ -13,10 +13,12 @@
 use crate::LearnError;
 use crate::checkpoint::{Checkpoint, CheckpointDirectory};
 use crate::curve::{self, CurvePoint, LearningCurve};
+use crate::dqn::{Dqn, DqnBlock};
 use crate::environment::Environment;
 use crate::lagrangian::{self, PidMultiplier, PidSettings};
 use crate::onnx;
 use crate::ppo::{Metrics, Ppo, PpoSettings, PpoState};
+use crate::td3::{ContinuousEnvironment, Td3, Td3Episode, Td3Progress};
 use crate::tensorboard::EventWriter;
 use petrel_policy::network::Mlp;
 use std::fs;
@@ -28,6 +30,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const KEPT: usize = 3;
 /// Points of a learning curve.
 const CURVE_POINTS: u64 = 400;
+/// Episodes of TD3 between two checkpoints.
+pub const TD3_EPISODES_A_CHECKPOINT: u64 = 100;
 
 /// A run's directory.
 #[derive(Debug, Clone)]
@@ -73,6 +77,13 @@ impl Begin {
         Ok(Self { settings, state: None, multiplier, passed_over: Vec::new() })
     }
 
+    /// The same from a first state of the caller's making.
+    #[must_use]
+    pub fn with_first_state(mut self, state: PpoState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
     /// Environment steps done before.
     pub fn steps(&self) -> u64 {
         self.state.as_ref().map_or(0, |state| state.steps)
@@ -103,28 +114,20 @@ impl RunDirectory {
     /// # Errors
     /// [`LearnError::WrongFile`] when there is no checkpoint of PPO here.
     pub fn resume(&self, total_steps: Option<u64>) -> Result<Begin, LearnError> {
-        let newest = self.checkpoints.newest();
-        let Some(found) = newest.found else {
-            return Err(LearnError::wrong_file(
-                &self.path,
-                "checkpoint",
-                "none",
-                "a run to resume; start one without --resume",
-            ));
-        };
-        let is_constrained = found.checkpoint.expect_algorithm(lagrangian::ALGORITHM).is_ok();
+        let (checkpoint, passed_over) = self.newest()?;
+        let is_constrained = checkpoint.expect_algorithm(lagrangian::ALGORITHM).is_ok();
         let (mut settings, state, multiplier) = if is_constrained {
-            let (settings, state, multiplier) = lagrangian::from_checkpoint(&found.checkpoint)?;
+            let (settings, state, multiplier) = lagrangian::from_checkpoint(&checkpoint)?;
             (settings, state, Some(multiplier))
         } else {
-            let (settings, state) = PpoState::from_checkpoint(&found.checkpoint)?;
+            let (settings, state) = PpoState::from_checkpoint(&checkpoint)?;
             (settings, state, None)
         };
         settings.total_steps = total_steps.unwrap_or(settings.total_steps);
-        Ok(Begin { settings, state: Some(state), multiplier, passed_over: newest.passed_over })
+        Ok(Begin { settings, state: Some(state), multiplier, passed_over })
     }
 
-    /// Trains to the end or until `on_iteration` breaks.
+    /// Trains by PPO to the end or until `on_iteration` breaks.
     ///
     /// # Errors
     /// [`LearnError`] when settings and environments do not fit together or the disk fails.
@@ -140,24 +143,27 @@ impl RunDirectory {
             Some(state) => Ppo::resume(begin.settings, groups, state)?,
             None => Ppo::new(begin.settings, groups)?,
         };
-        let mut record = Record {
-            directory: self,
-            events: EventWriter::create(&self.path, name, now_s(), (first_step > 0).then_some(first_step))?,
-            curve: self.curve_before(first_step, settings.seed),
-            name,
-            next_point: 0,
-            every: (settings.total_steps / CURVE_POINTS).max(1),
-            saved: first_step,
-            last: Metrics::default(),
-        };
+        let mut record = Record::new(self, name, first_step, settings.total_steps, settings.seed)?;
+        let mut last = Metrics::default();
         let mut failed = None;
-        let mut each = |metrics: &Metrics, ppo: &Ppo<E>, multiplier: Option<&PidMultiplier>| match record
-            .iteration(metrics, ppo, multiplier)
-        {
-            Ok(()) => on_iteration(metrics),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
+        let mut each = |metrics: &Metrics, ppo: &Ppo<E>, multiplier: Option<&PidMultiplier>| {
+            last = *metrics;
+            let point = CurvePoint {
+                steps: metrics.steps,
+                mean_return: metrics.episode_return.unwrap_or(metrics.reward),
+                violation_rate: metrics.violation_rate,
+                cost: metrics.cost,
+            };
+            let written = record.note(&point, ppo.is_done(), &metrics.figures()).and_then(|()| {
+                let is_point_to_resume = ppo.is_restart_point() || ppo.is_done();
+                if is_point_to_resume { record.save(metrics.steps, &checkpoint_of(ppo, multiplier)?) } else { Ok(()) }
+            });
+            match written {
+                Ok(()) => on_iteration(metrics),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
             }
         };
         match begin.multiplier {
@@ -170,15 +176,115 @@ impl RunDirectory {
             return Err(error);
         }
         record.show()?;
-        let network = ppo.state().network()?;
+        let (network, steps) = (ppo.state().network()?, ppo.state().steps);
         self.export(&network, name)?;
-        Ok(RunEnd {
-            network,
-            steps: ppo.state().steps,
-            is_complete: ppo.is_done(),
-            resumes_at: record.saved,
-            metrics: record.last,
-        })
+        Ok(RunEnd { network, steps, is_complete: ppo.is_done(), resumes_at: record.saved, metrics: last })
+    }
+
+    /// Trains by DQN in blocks until `total_steps`, or until `on_block` breaks; every block ends with a checkpoint.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::train`].
+    pub fn train_dqn(
+        &self,
+        dqn: &mut Dqn,
+        environment: &mut impl Environment,
+        total_steps: u64,
+        name: &str,
+        mut on_block: impl FnMut(u64, &DqnBlock) -> ControlFlow<()>,
+    ) -> Result<RunEnd, LearnError> {
+        let first_step = dqn.progress().steps;
+        let mut record = Record::new(self, name, first_step, total_steps, dqn.settings().seed)?;
+        let mut last = Metrics::default();
+        while dqn.progress().steps < total_steps {
+            let block = dqn.train_block(environment);
+            let steps = dqn.progress().steps;
+            let mean_return = block.episode_return.unwrap_or(block.reward);
+            last = Metrics {
+                steps,
+                episode_return: block.episode_return,
+                reward: block.reward,
+                violation_rate: block.violation_rate,
+                cost: block.cost,
+                value_loss: block.loss,
+                ..Metrics::default()
+            };
+            let figures = [
+                ("rollout/reward", block.reward as f32),
+                ("rollout/violation_rate", block.violation_rate as f32),
+                ("rollout/cost", block.cost as f32),
+                ("loss/value", block.loss as f32),
+                ("policy/exploration", block.exploration as f32),
+            ];
+            let point = CurvePoint { steps, mean_return, violation_rate: block.violation_rate, cost: block.cost };
+            record.note(&point, steps >= total_steps, &figures)?;
+            record.save(steps, &dqn.to_checkpoint()?)?;
+            if on_block(steps, &block).is_break() {
+                break;
+            }
+        }
+        record.show()?;
+        let (network, steps) = (dqn.network()?, dqn.progress().steps);
+        self.export(&network, name)?;
+        Ok(RunEnd { network, steps, is_complete: steps >= total_steps, resumes_at: record.saved, metrics: last })
+    }
+
+    /// Trains by TD3 in episodes until `total_steps`, or until `on_episode` breaks; every
+    /// [`TD3_EPISODES_A_CHECKPOINT`] episodes there is a checkpoint.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::train`].
+    pub fn train_td3(
+        &self,
+        td3: &mut Td3,
+        environment: &mut impl ContinuousEnvironment,
+        total_steps: u64,
+        name: &str,
+        mut on_episode: impl FnMut(u64, &Td3Episode) -> ControlFlow<()>,
+    ) -> Result<RunEnd, LearnError> {
+        let first_step = td3.progress().steps;
+        let mut record = Record::new(self, name, first_step, total_steps, td3.settings().seed)?;
+        let mut last = Metrics::default();
+        while td3.progress().steps < total_steps {
+            let episode = td3.train_episode(environment);
+            let Td3Progress { steps, episodes, .. } = td3.progress();
+            let is_done = steps >= total_steps;
+            last = Metrics { steps, episode_return: Some(episode.episode_return), ..Metrics::default() };
+            let figures = [
+                ("rollout/episode_return", episode.episode_return as f32),
+                ("loss/critic", episode.critic_loss as f32),
+                ("value/actor", episode.actor_value as f32),
+            ];
+            // The reward is all that the episode tells: cost and violations are in it.
+            let point =
+                CurvePoint { steps, mean_return: episode.episode_return, violation_rate: f64::NAN, cost: f64::NAN };
+            record.note(&point, is_done, &figures)?;
+            if is_done || episodes.is_multiple_of(TD3_EPISODES_A_CHECKPOINT) {
+                record.save(steps, &td3.to_checkpoint()?)?;
+            }
+            if on_episode(steps, &episode).is_break() {
+                break;
+            }
+        }
+        record.show()?;
+        let (network, steps) = (td3.actor()?, td3.progress().steps);
+        self.export(&network, name)?;
+        Ok(RunEnd { network, steps, is_complete: steps >= total_steps, resumes_at: record.saved, metrics: last })
+    }
+
+    /// The newest checkpoint, whatever learner wrote it.
+    ///
+    /// # Errors
+    /// [`LearnError::WrongFile`] when there is none.
+    pub fn newest(&self) -> Result<(Checkpoint, Vec<LearnError>), LearnError> {
+        let newest = self.checkpoints.newest();
+        match newest.found {
+            Some(found) => Ok((found.checkpoint, newest.passed_over)),
+            None => {
+                let expected = "a run to resume; start one without --resume";
+                Err(LearnError::wrong_file(&self.path, "checkpoint", "none", expected))
+            }
+        }
     }
 
     fn export(&self, network: &Mlp, name: &str) -> Result<(), LearnError> {
@@ -213,34 +319,39 @@ struct Record<'r> {
     next_point: u64,
     every: u64,
     saved: u64,
-    last: Metrics,
 }
 
-impl Record<'_> {
-    fn iteration<E: Environment>(
-        &mut self,
-        metrics: &Metrics,
-        ppo: &Ppo<E>,
-        multiplier: Option<&PidMultiplier>,
-    ) -> Result<(), LearnError> {
-        self.last = *metrics;
-        self.events.scalars(now_s(), metrics.steps, &metrics.figures())?;
-        if metrics.steps >= self.next_point || ppo.is_done() {
-            self.next_point = metrics.steps + self.every;
-            self.curve.points.push(CurvePoint {
-                steps: metrics.steps,
-                mean_return: metrics.episode_return.unwrap_or(metrics.reward),
-                violation_rate: metrics.violation_rate,
-                cost: metrics.cost,
-            });
+impl<'r> Record<'r> {
+    fn new(
+        directory: &'r RunDirectory,
+        name: &'r str,
+        first_step: u64,
+        total_steps: u64,
+        seed: u64,
+    ) -> Result<Self, LearnError> {
+        Ok(Self {
+            events: EventWriter::create(&directory.path, name, now_s(), (first_step > 0).then_some(first_step))?,
+            curve: directory.curve_before(first_step, seed),
+            directory,
+            name,
+            next_point: 0,
+            every: (total_steps / CURVE_POINTS).max(1),
+            saved: first_step,
+        })
+    }
+
+    fn note(&mut self, point: &CurvePoint, is_last: bool, figures: &[(&str, f32)]) -> Result<(), LearnError> {
+        if point.steps >= self.next_point || is_last {
+            self.next_point = point.steps + self.every;
+            self.curve.points.push(*point);
         }
-        if ppo.is_restart_point() || ppo.is_done() {
-            let checkpoint = checkpoint_of(ppo, multiplier)?;
-            self.directory.checkpoints.save(metrics.steps, &checkpoint)?;
-            self.saved = metrics.steps;
-            self.show()?;
-        }
-        Ok(())
+        self.events.scalars(now_s(), point.steps, figures)
+    }
+
+    fn save(&mut self, steps: u64, checkpoint: &Checkpoint) -> Result<(), LearnError> {
+        self.directory.checkpoints.save(steps, checkpoint)?;
+        self.saved = steps;
+        self.show()
     }
 
     fn show(&mut self) -> Result<(), LearnError> {

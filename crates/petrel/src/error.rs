@@ -1,10 +1,14 @@
 //! What does the binary say when a command fails, and with which exit code?
 
+use petrel_arena::ArenaError;
 use petrel_control::ControlError;
 use petrel_core::InvalidValue;
 use petrel_edge::EdgeError;
 use petrel_engine::error::EngineError;
 use petrel_ingest::LogError;
+use petrel_learn::LearnError;
+use petrel_sim::queue::ParamsError;
+use petrel_sim::traces::TraceError;
 
 /// Errors of a subcommand.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +27,14 @@ pub(crate) enum CommandError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    #[error(transparent)]
+    World(#[from] ParamsError),
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     #[error(transparent)]
     Page(#[from] petrel_dash::DashError),
     /// A file or a socket failed.
@@ -55,6 +67,10 @@ impl CommandError {
         match self {
             CommandError::Usage(_)
             | CommandError::Invalid(_)
+            | CommandError::World(_)
+            | CommandError::Trace(_)
+            | CommandError::Learn(LearnError::Setting(_) | LearnError::WrongFile { .. })
+            | CommandError::Arena(ArenaError::Invalid(_) | ArenaError::OtherTournament { .. })
             | CommandError::Log(LogError::Invalid(_))
             | CommandError::Edge(EdgeError::Invalid(_))
             | CommandError::Engine(

@@ -44,6 +44,12 @@ enum Command {
     Up(Box<commands::up::UpArgs>),
     /// Compares what the devices saw acknowledged with what is in the sink
     Verify(commands::verify::VerifyArgs),
+    /// Plays one game in the simulated world and shows every interval
+    World(commands::world::WorldArgs),
+    /// Learns a policy in a simulated world
+    Train(Box<commands::train::TrainArgs>),
+    /// Plays the tournament of all policies, tunes the rivals, judges the forecasts
+    Arena(Box<commands::arena::ArenaArgs>),
     /// Makes or describes the topics of the log
     Topics(commands::topics::TopicsArgs),
     /// Runs one edge gateway
@@ -66,6 +72,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Up(args) => commands::up::run(*args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::World(args) => commands::world::run(&args),
+        Command::Train(args) => commands::train::run(&args),
+        Command::Arena(args) => commands::arena::run(*args),
         Command::Topics(args) => commands::topics::run(&args),
         Command::Edge(args) => commands::edge::run(*args),
         Command::Fleet(args) => commands::fleet::run(*args),

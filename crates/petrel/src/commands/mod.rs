@@ -1,13 +1,16 @@
 //! One file per subcommand.
 
+pub(crate) mod arena;
 pub(crate) mod driver;
 pub(crate) mod edge;
 pub(crate) mod executor;
 pub(crate) mod fleet;
 pub(crate) mod log;
 pub(crate) mod topics;
+pub(crate) mod train;
 pub(crate) mod up;
 pub(crate) mod verify;
+pub(crate) mod world;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

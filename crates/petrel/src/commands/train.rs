@@ -1,0 +1,403 @@
+//! `petrel train`: learns a policy in a simulated world, with everything about the run in one directory.
+
+use super::print;
+use crate::error::CommandError;
+use crate::interrupts::Interrupts;
+use crate::progress::Steps;
+use crate::table::{grouped, two_columns};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use petrel_core::{InvalidValue, Policy};
+use petrel_learn::checkpoint::{Checkpoint, write_atomically};
+use petrel_learn::dqn::{Dqn, DqnSettings};
+use petrel_learn::environment::{ClassicEnvironment, ClassicTask, Environment};
+use petrel_learn::lagrangian::PidSettings;
+use petrel_learn::meta::{MetaEnvironment, MetaSettings};
+use petrel_learn::ppo::{PpoSettings, PpoState};
+use petrel_learn::queue::{Games, QueueEnvironment, QueueTask};
+use petrel_learn::run::{Begin, RunDirectory, RunEnd};
+use petrel_learn::td3::{ContinuousEnvironment, Td3};
+use petrel_learn::{LearnError, presets};
+use petrel_policy::policies::{LEARNED_VERSION, Learned, LearnedClassic, LearnedClassicSettings, LearnedSettings};
+use petrel_sim::queue::{QueueParams, WorldSettings};
+use petrel_sim::traces::{Split, TraceSet, TraceSettings};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::Cell;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Where the policy plays while it learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum World {
+    /// The published formula
+    Classic,
+    /// Micro-batches with backlog, start-up delays and storage
+    Queue,
+}
+
+/// How it learns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Algorithm {
+    /// Proximal policy optimisation
+    Ppo,
+    /// The same with a multiplier that keeps the violation rate at --target-violations
+    PpoLagrangian,
+    /// Deep Q-network with a branch for each choice
+    Dqn,
+    /// A meta-controller above the policy of --policy that sets its weights (queue only)
+    Td3,
+}
+
+impl Algorithm {
+    fn name(self) -> &'static str {
+        match self {
+            Algorithm::Ppo => "ppo",
+            Algorithm::PpoLagrangian => "ppo-lagrangian",
+            Algorithm::Dqn => "dqn",
+            Algorithm::Td3 => "ppo+td3",
+        }
+    }
+}
+
+/// Arguments of `petrel train`.
+#[derive(Args)]
+pub(crate) struct TrainArgs {
+    /// The world
+    #[arg(long, value_enum, default_value = "queue")]
+    world: World,
+    /// The learner
+    #[arg(long, value_enum, default_value = "ppo")]
+    algorithm: Algorithm,
+    /// Directory of the run: checkpoints, TensorBoard events, learning curve, policy
+    #[arg(long, env = "PETREL_TRAIN_DIR", default_value = "petrel-train", value_name = "DIR")]
+    dir: PathBuf,
+    /// Go on from the newest checkpoint in --dir, exactly as if the run had never stopped; with --steps, to there
+    #[arg(long)]
+    resume: bool,
+    /// Environment steps [default: what the world needs]
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Seed of everything
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Threads; a result depends on seed and threads
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: u16,
+    /// Copies of the world that are played at a time
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    environments: u32,
+    /// Share of intervals over the objective that ppo-lagrangian aims at
+    #[arg(long, default_value_t = 0.005, value_name = "SHARE")]
+    target_violations: f64,
+    /// Policy file below the meta-controller of td3
+    #[arg(long, value_name = "FILE", required_if_eq("algorithm", "td3"))]
+    policy: Option<PathBuf>,
+    /// Directory with recorded traces to train on beside the synthetic families (CSV bin_start_s,count; gzip allowed)
+    #[arg(long, env = "PETREL_TRACES", value_name = "DIR")]
+    traces: Option<PathBuf>,
+    /// Another setting of learner or task, as JSON; a wrong name is answered with all of them (repeatable)
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    set: Vec<String>,
+    /// No progress bar
+    #[arg(long)]
+    quiet: bool,
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
+    crate::start_logging("warn");
+    let directory = RunDirectory::open(&args.dir)?;
+    if !args.resume && directory.holds_a_run() {
+        let expected = "a directory without a run, or --resume to go on with it";
+        return Err(InvalidValue::new("--dir", args.dir.display(), expected).into());
+    }
+    let bytes = match (args.world, args.algorithm) {
+        (World::Classic, Algorithm::Td3) => {
+            return Err(
+                InvalidValue::new("--algorithm", "td3", "--world queue, whose budget and objective it weighs").into()
+            );
+        }
+        (World::Classic, _) => train_classic(args, &directory)?,
+        (World::Queue, Algorithm::Td3) => train_meta(args, &directory)?,
+        (World::Queue, _) => train_queue(args, &directory)?,
+    };
+    if let Some(bytes) = bytes {
+        let file = args.dir.join("policy.safetensors");
+        write_atomically(&file, &bytes)?;
+        print(&two_columns(&[
+            ("policy", file.display().to_string()),
+            ("learning curve", args.dir.join("curve.svg").display().to_string()),
+        ]));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The policy file's bytes when training came to its end.
+fn train_classic(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
+    let end = if args.algorithm == Algorithm::Dqn {
+        let (settings, task) = settled(args, DqnSettings::default(), ClassicTask::default())?;
+        let mut worlds = ClassicEnvironment::new(args.environments as usize, task)?;
+        train_dqn(args, directory, settings, &mut worlds)?
+    } else {
+        let (settings, task) = settled(args, presets::ppo_classic(), ClassicTask::default())?;
+        let begin = begin(args, directory, settings, None)?;
+        train_ppo(args, directory, begin, ClassicEnvironment::new(per_group(args), task)?)?
+    };
+    let Some(end) = end else { return Ok(None) };
+    let settings =
+        LearnedClassicSettings { sizes: end.network.sizes().to_vec(), weights: None, made_by: command_line() };
+    Ok(Some(LearnedClassic::new(settings, end.network.params().to_vec())?.to_bytes()?))
+}
+
+/// The same on `queue`.
+fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
+    let (end, space) = if args.algorithm == Algorithm::Dqn {
+        let (settings, task) = settled(args, presets::dqn_queue(), QueueTask::default())?;
+        let games = prepare_games(args, &task, settings.seed)?;
+        let mut worlds = QueueEnvironment::new(args.environments as usize, task.clone(), games)?;
+        (train_dqn(args, directory, settings, &mut worlds)?, task.space)
+    } else {
+        let (settings, task) = settled(args, presets::ppo_queue(), QueueTask::default())?;
+        let begin = begin(args, directory, settings, Some(presets::first_queue_state))?;
+        let games = prepare_games(args, &task, begin.settings.seed)?;
+        let group = QueueEnvironment::new(per_group(args), task.clone(), games)?;
+        (train_ppo(args, directory, begin, group)?, task.space)
+    };
+    let Some(end) = end else { return Ok(None) };
+    let settings = LearnedSettings {
+        version: LEARNED_VERSION,
+        name: args.algorithm.name().to_string(),
+        actor_sizes: end.network.sizes().to_vec(),
+        space,
+        meta_sizes: None,
+        meta_every_decisions: 1,
+        weights: None,
+        made_by: command_line(),
+    };
+    Ok(Some(Learned::new(settings, end.network.params().to_vec(), None)?.to_bytes()?))
+}
+
+/// A meta-controller above the policy of `--policy`; the file holds both.
+fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
+    let path = args.policy.clone().unwrap_or_default();
+    let bytes = std::fs::read(&path).map_err(CommandError::io(format!("--policy {}", path.display())))?;
+    let below = Learned::load(&bytes)?;
+    let (mut settings, task) = settled(args, presets::td3_meta(), MetaSettings::default())?;
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    let games = prepare_games(args, &QueueTask::default(), settings.seed)?;
+    let params = Arc::clone(games.params());
+    let world = WorldSettings::new(&params, settings.seed);
+    let arrivals = games.games().iter().map(|game| Arc::clone(&game.arrivals)).collect();
+    let inside = below.clone();
+    let make_policy = Box::new(move || Box::new(inside.clone()) as Box<dyn Policy>);
+    let mut environment = MetaEnvironment::new(task, params, arrivals, world, make_policy)?;
+    let mut td3 = if args.resume {
+        Td3::from_checkpoint(&newest(directory)?)?
+    } else {
+        Td3::new(settings, environment.observation_len(), environment.action_len())?
+    };
+    let total = args.steps.unwrap_or(60_000);
+    let watch = Watch::new(args, total, td3.progress().steps)?;
+    let end = directory.train_td3(&mut td3, &mut environment, total, "td3-meta", |steps, episode| {
+        watch.note(steps, || format!("return {:.3}  critic loss {:.4}", episode.episode_return, episode.critic_loss))
+    })?;
+    let Some(end) = watch.finish(end) else { return Ok(None) };
+    let settings = LearnedSettings {
+        name: args.algorithm.name().to_string(),
+        meta_sizes: Some(end.network.sizes().to_vec()),
+        meta_every_decisions: task.every_decisions,
+        weights: None,
+        made_by: format!("{}; below: {}", command_line(), below.settings().made_by),
+        ..below.settings().clone()
+    };
+    let learned = Learned::new(settings, below.actor().params().to_vec(), Some(end.network.params().to_vec()))?;
+    Ok(Some(learned.to_bytes()?))
+}
+
+/// The games of the training split.
+fn prepare_games(args: &TrainArgs, task: &QueueTask, seed: u64) -> Result<Games, CommandError> {
+    let set = match &args.traces {
+        Some(folder) => TraceSet::load(folder, TraceSettings::default())?,
+        None => TraceSet::synthetic(TraceSettings::default()),
+    };
+    let bars = Steps::new(args.quiet);
+    let step = bars.step("games", 1);
+    let games = Games::prepare(&Arc::new(QueueParams::default()), &set.episodes(Split::Train), task, seed)?;
+    step.done(format!("{} prepared", games.games().len()));
+    Ok(games)
+}
+
+fn train_dqn(
+    args: &TrainArgs,
+    directory: &RunDirectory,
+    mut settings: DqnSettings,
+    worlds: &mut impl Environment,
+) -> Result<Option<RunEnd>, CommandError> {
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    let mut dqn = if args.resume {
+        Dqn::from_checkpoint(&newest(directory)?)?
+    } else {
+        Dqn::new(settings, worlds.observation_len(), worlds.heads())?
+    };
+    let total = args.steps.unwrap_or(2_000_000);
+    let watch = Watch::new(args, total, dqn.progress().steps)?;
+    let end = directory.train_dqn(&mut dqn, worlds, total, args.algorithm.name(), |steps, block| {
+        watch.note(steps, || {
+            let violations = 100.0 * block.violation_rate;
+            format!("reward {:.3}  violations {violations:.2} %  cost {:.3}", block.reward, block.cost)
+        })
+    })?;
+    Ok(watch.finish(end))
+}
+
+fn newest(directory: &RunDirectory) -> Result<Checkpoint, CommandError> {
+    let (checkpoint, passed_over) = directory.newest()?;
+    warn_of(&passed_over);
+    Ok(checkpoint)
+}
+
+fn warn_of(passed_over: &[LearnError]) {
+    passed_over.iter().for_each(|error| tracing::warn!(%error, "checkpoint passed over"));
+}
+
+/// Copies in each of the groups that threads share.
+fn per_group(args: &TrainArgs) -> usize {
+    (args.environments as usize).div_ceil(usize::from(args.threads))
+}
+
+/// The settings of learner and task after `--set`.
+fn settled<S, T>(args: &TrainArgs, settings: S, task: T) -> Result<(S, T), CommandError>
+where
+    S: Serialize + DeserializeOwned,
+    T: Serialize + DeserializeOwned,
+{
+    let not_json = |error: serde_json::Error| InvalidValue::new("--set", error, "a value of the field's kind, as JSON");
+    let mut parts = [serde_json::to_value(settings).map_err(not_json)?, serde_json::to_value(task).map_err(not_json)?];
+    for pair in &args.set {
+        let (field, text) = pair
+            .split_once('=')
+            .ok_or_else(|| InvalidValue::new("--set", pair, "FIELD=VALUE, for example epochs=4"))?;
+        let value = serde_json::from_str(text)
+            .map_err(|error| InvalidValue::new(format!("--set {field}"), text, format!("a value as JSON ({error})")))?;
+        let Some(part) = parts.iter_mut().find(|part| part.get(field).is_some()) else {
+            let fields = parts.iter().filter_map(|part| part.as_object()).flat_map(|map| map.keys().cloned());
+            let allowed = format!("one of {}", fields.collect::<Vec<_>>().join(", "));
+            return Err(InvalidValue::new("--set", field, allowed).into());
+        };
+        part[field] = value;
+    }
+    let [settings, task] = parts;
+    Ok((serde_json::from_value(settings).map_err(not_json)?, serde_json::from_value(task).map_err(not_json)?))
+}
+
+fn begin(
+    args: &TrainArgs,
+    directory: &RunDirectory,
+    mut settings: PpoSettings,
+    first_state: Option<fn(&PpoSettings) -> PpoState>,
+) -> Result<Begin, CommandError> {
+    if args.resume {
+        let begin = directory.resume(args.steps)?;
+        warn_of(&begin.passed_over);
+        return Ok(begin);
+    }
+    settings.total_steps = args.steps.unwrap_or(settings.total_steps);
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    settings.threads = usize::from(args.threads);
+    let pid = PidSettings { target_violation_rate: args.target_violations, ..PidSettings::default() };
+    let pid = (args.algorithm == Algorithm::PpoLagrangian).then_some(pid);
+    let first_state = first_state.map(|make| make(&settings));
+    let begin = Begin::new(settings, pid)?;
+    Ok(match first_state {
+        Some(state) => begin.with_first_state(state),
+        None => begin,
+    })
+}
+
+fn train_ppo<E: Environment + Clone>(
+    args: &TrainArgs,
+    directory: &RunDirectory,
+    begin: Begin,
+    group: E,
+) -> Result<Option<RunEnd>, CommandError> {
+    let watch = Watch::new(args, begin.settings.total_steps, begin.steps())?;
+    let groups = vec![group; begin.settings.threads];
+    let end = directory.train(begin, groups, args.algorithm.name(), |metrics| {
+        watch.note(metrics.steps, || {
+            format!(
+                "reward {:.3}  violations {:.2} %  cost {:.3}  entropy {:.2}  {} steps/s",
+                metrics.reward,
+                100.0 * metrics.violation_rate,
+                metrics.cost,
+                metrics.entropy,
+                grouped(metrics.steps_per_s as u64)
+            )
+        })
+    })?;
+    Ok(watch.finish(end))
+}
+
+/// Shows how far training is, and ends it when somebody asks.
+struct Watch {
+    bar: ProgressBar,
+    interrupts: Interrupts,
+    says_lines: bool,
+    next_line: Cell<Instant>,
+}
+
+impl Watch {
+    fn new(args: &TrainArgs, total_steps: u64, done: u64) -> Result<Self, CommandError> {
+        let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::new(total_steps) };
+        if let Ok(style) = ProgressStyle::with_template("  {bar:24.cyan/dim} {percent:>3} % {eta:>4}  {msg}") {
+            bar.set_style(style.progress_chars("━━─"));
+        }
+        bar.set_position(done);
+        let says_lines = bar.is_hidden() && !args.quiet;
+        Ok(Self { bar, interrupts: Interrupts::listen()?, says_lines, next_line: Cell::new(Instant::now()) })
+    }
+
+    fn note(&self, steps: u64, figures: impl Fn() -> String) -> ControlFlow<()> {
+        self.bar.set_position(steps);
+        if !self.bar.is_hidden() {
+            self.bar.set_message(figures());
+        } else if self.says_lines && Instant::now() >= self.next_line.get() {
+            self.next_line.set(Instant::now() + LINE_EVERY);
+            let _nobody_reads = writeln!(std::io::stderr(), "{:>12} steps  {}", grouped(steps), figures());
+        }
+        if self.interrupts.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The end, if it was one; else it says how to go on.
+    fn finish(self, end: RunEnd) -> Option<RunEnd> {
+        self.bar.finish_and_clear();
+        if end.is_complete {
+            print(&two_columns(&[
+                ("steps", grouped(end.steps)),
+                ("reward of a step", format!("{:.4}", end.metrics.reward)),
+            ]));
+            return Some(end);
+        }
+        print(&format!(
+            "stopped at {} steps; the same command with --resume goes on from {}\n",
+            grouped(end.steps),
+            grouped(end.resumes_at)
+        ));
+        None
+    }
+}
+
+/// How this program was called, without the path of the binary.
+fn command_line() -> String {
+    let words = std::env::args().skip(1).map(|word| if word.contains(' ') { format!("'{word}'") } else { word });
+    std::iter::once("petrel".to_string()).chain(words).collect::<Vec<_>>().join(" ")
+}
