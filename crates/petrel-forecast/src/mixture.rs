@@ -6,7 +6,8 @@
 //! regret `r_k = g (q̂ - q_k)`, and with `η_k = min(1 / (2 E_k), sqrt(ln K / V_k))`
 //! `R_k += r_k (1 - η_k r_k)`, `w_k ∝ π_k η_k exp(η_k R_k)`, where `E_k` is the range and `V_k` the sum of squares of `r_k`. All sums
 //! forget, so that the mixture follows a change of the series; a fixed share keeps every expert in reach. Outside of quiet seconds
-//! `r_k` is mostly the plain difference of losses (see [`LINEAR_IN_BURSTS`]).
+//! `r_k` is mostly the plain difference of losses: linearised at a mixture that asked too much, every lower expert seems
+//! better, however far below the outcome it was, and one burst lower than expected would silence the onset expert.
 //!
 //! Weights are kept apart by [`Phase`]: what is best in quiet seconds says nothing about a climb. Outside of quiet seconds the
 //! onset expert has the floor until others earn it: it alone keeps quiet errors and burst errors apart before the first
@@ -25,8 +26,7 @@ const WAITING: usize = (PLACES + 1) * QUANTILES + 2;
 /// Share of the prior that the onset expert has outside of quiet seconds.
 const ONSET_SHARE: f32 = 0.9;
 
-/// Share of the linearised regret outside of quiet seconds. Linearised at a mixture that asked too much, every lower expert
-/// seems better, however far below the outcome it was; one burst lower than expected would silence the onset expert.
+/// Share of the linearised regret outside of quiet seconds.
 const LINEAR_IN_BURSTS: f32 = 0.25;
 
 /// How weights are learned.

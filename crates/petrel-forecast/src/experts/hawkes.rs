@@ -4,7 +4,7 @@
 //! a sum of exponential kernels: `λ_{t+1} = μ + Σ_k α_k E_k(t)`, `E_k(t) = d_k E_k(t-1) + (1 - d_k) y_t`. The background `μ` and the
 //! excitations `α_k` follow the gradient of the quasi-log-likelihood `Σ (y log λ - λ) / (1 + κ λ)` (κ: dispersion), kept
 //! at or above 0 with `Σ α_k < 1`. Since the expected intensity is linear in `(E, 1)`, the forecast at every horizon is
-//! a matrix product; the matrices are refreshed every [`REFRESH_S`] seconds.
+//! a matrix product; the matrices are refreshed every 32 s.
 
 use super::Expert;
 use crate::error_quantiles::{Contexts, ErrorQuantiles};
