@@ -178,7 +178,7 @@ mod tests {
 
     fn slow_masked(bytes: &[u8]) -> u32 {
         let crc = slow_crc32c(bytes);
-        (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+        crc.rotate_right(15).wrapping_add(0xa282_ead8)
     }
 
     enum Field {

@@ -1,5 +1,7 @@
 //! Does another runtime get the figures that ours gets from an exported network?
 
+#![allow(clippy::unwrap_used)]
+
 use petrel_learn::onnx::{Head, Network, layers_of, write};
 use petrel_policy::network::{Mlp, parameter_count};
 use rand::{RngExt, SeedableRng};

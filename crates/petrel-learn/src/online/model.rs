@@ -67,7 +67,7 @@ impl Ridge {
                 };
                 let left = gram[i * width + j] - dot;
                 gram[i * width + j] = if i == j {
-                    if !(left > 0.0) {
+                    if left.is_nan() || left <= 0.0 {
                         return Err(InvalidValue::new("ridge", ridge, "large enough for these samples"));
                     }
                     left.sqrt()
