@@ -1,7 +1,7 @@
 //! What may a tuner turn on each player, and within which bounds?
 //!
 //! Every tunable player has its own knobs and four more for memory, tier, codec and warm spares, so that all of them have the whole
-//! action space; `mpc` chooses those four itself.
+//! action space; `mpc` chooses tier, codec and warm spares itself.
 //!
 //! ```
 //! use petrel_policy::{tunable, with_knobs};
@@ -140,11 +140,12 @@ const FORECAST: &[Knob] = with_storage![
 ];
 
 const MPC: &[Knob] = &[
-    log("penalty_executors", 10.0, 10_000.0, 300.0, |all, value| all.mpc.penalty_executors = value),
+    log("penalty_executors", 10.0, 10_000.0, 1_000.0, |all, value| all.mpc.penalty_executors = value),
     linear("latency_width", 0.02, 1.5, 0.5, |all, value| all.mpc.latency_width = value),
     linear("upper_probability", 0.0, 0.9, 0.3, |all, value| all.mpc.upper_probability = value),
-    log("surprises_per_hour", 0.1, 60.0, 2.0, |all, value| all.mpc.surprises_per_hour = value),
-    log("surprise_ratio", 1.2, 10.0, 3.0, |all, value| all.mpc.surprise_ratio = value),
+    log("surprises_per_hour", 0.1, 60.0, 4.0, |all, value| all.mpc.surprises_per_hour = value),
+    log("surprise_ratio", 1.2, 20.0, 5.0, |all, value| all.mpc.surprise_ratio = value),
+    whole("memory_gb", 1.0, 8.0, 3.0, |all, value| all.mpc.memory_gb = Some(value)),
 ];
 
 /// The knobs of the player called `name`, in the order of [`with_knobs`]; none for `fixed`, which is a yardstick, and for
@@ -212,7 +213,8 @@ mod tests {
             }
             let defaults: Vec<f64> = tunable(name).iter().map(|knob| knob.default).collect();
             let settings = settings_with_knobs(name, &defaults).unwrap();
-            let own = PolicySettings { storage: StorageChoice::default(), ..settings };
+            let mut own = PolicySettings { storage: StorageChoice::default(), ..settings };
+            own.mpc.memory_gb = None;
             assert_eq!(own, PolicySettings::default(), "{name}");
         }
     }
