@@ -10,7 +10,7 @@ A burst counts as met when, at the second the rate reaches its peak, at least as
 needs: ceil(peak rate / what one executor was measured to commit per second when it had most to do, over the runs of that
 seed).
 
-usage: bench/burst.py [--seeds 20] [--resume] [--policies forecast,hpa,spark-dra] [--out bench/results/burst.csv]
+usage: bench/burst.py [--seeds 20] [--resume [--replay forecast]] [--policies forecast,hpa,spark-dra] [--out bench/results/burst.csv]
 """
 
 import argparse
@@ -102,7 +102,8 @@ def main():
     parser.add_argument("--ratio", type=float, default=6)
     parser.add_argument("--executor-cpu", type=float, default=0.05)
     parser.add_argument("--out", default="bench/results/burst.csv")
-    parser.add_argument("--resume", action="store_true", help="keep the seeds that --out holds already and play the rest")
+    parser.add_argument("--resume", action="store_true", help="keep the games that --out holds already and play the rest")
+    parser.add_argument("--replay", default="", help="with --resume: policies whose games are played again")
     options = parser.parse_args()
     binary, rows = build(), []
     settings = {"base": options.base, "ratio": options.ratio, "executor_cpu": options.executor_cpu}
@@ -110,16 +111,16 @@ def main():
     out = pathlib.Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if options.resume and out.exists():
-        rows = played(out)
-    have = {row["seed"] for row in rows}
+        rows = [row for row in played(out) if row["policy"] not in options.replay.split(",")]
+    policies = options.policies.split(",")
     for seed in range(1, options.seeds + 1):
-        if seed in have:
-            continue
-        policies = options.policies.split(",")
-        mine = [play(binary, policy, seed, options.base, options.ratio, options.executor_cpu) for policy in policies]
-        judge(mine, options.base * options.ratio)
-        rows.extend(mine)
-        for row in mine:
+        have = {row["policy"] for row in rows if row["seed"] == seed}
+        fresh = [play(binary, policy, seed, options.base, options.ratio, options.executor_cpu)
+                 for policy in policies if policy not in have]
+        rows.extend(fresh)
+        judge([row for row in rows if row["seed"] == seed], options.base * options.ratio)
+        rows.sort(key=lambda row: (row["seed"], policies.index(row["policy"])))
+        for row in fresh:
             print(json.dumps(row), flush=True)
         with open(out, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0].keys())
