@@ -2,8 +2,8 @@
 
 use crate::error::ArenaError;
 use crate::game::{Timed, TimelinePoint, play_queue, queue_timeline};
-use crate::optimum::Optimum;
-use crate::players::{Kind, Player, Seat, all, select};
+use crate::optimum::{Clairvoyant, Optimum};
+use crate::players::{Kind, Origin, Player, Seat, all, learned, select};
 use crate::plots::{
     LearningCurve, Picture, Timeline, ablations as ablation_picture, burst_window, cost_against_violations,
     learning_curves, timeline, timelines,
@@ -14,7 +14,7 @@ use crate::tables::{
     AggregateRow, ablation_rows, ablations_csv, aggregate, aggregate_csv, pairwise, pairwise_csv, summarise,
     summary_csv, text_table, write_runs_parquet,
 };
-use crate::tournament::{Progress, Tell, Tournament};
+use crate::tournament::{Progress, Tell, Tournament, params_fingerprint};
 use crate::traces::{Scale, TraceGroup, single_group, test_groups};
 use crate::tuned::Tuned;
 use petrel_core::{Codec, Slo, Tier};
@@ -24,6 +24,9 @@ use std::sync::Arc;
 
 /// Length of a game on `queue` where nothing else is said, seconds.
 pub const DEFAULT_EPISODE_S: usize = 900;
+
+/// Episodes that the search for the clairvoyant optimum plays per game where nothing else is said.
+pub const DEFAULT_OPTIMUM_BUDGET: usize = 1_000;
 
 /// Seconds of a burst that a timeline shows.
 const TIMELINE_S: f64 = 300.0;
@@ -119,6 +122,12 @@ pub struct Settings {
     pub ablation_players: Vec<String>,
     /// Settings of the tunable players; those that are part of the program without a file.
     pub tuned: Option<PathBuf>,
+    /// Policy files of `petrel train`, or folders of them.
+    pub learned: Vec<PathBuf>,
+    /// Further players that the caller brings.
+    pub guests: Vec<Player>,
+    /// Episodes that the search for the clairvoyant optimum may play per game; without the optimum on `queue` when 0.
+    pub optimum_budget: usize,
     /// Play everything again, whatever the folder holds.
     pub fresh: bool,
     /// Learning curves of `petrel train` for the report.
@@ -143,6 +152,9 @@ impl Default for Settings {
             ablations: false,
             ablation_players: Vec::new(),
             tuned: None,
+            learned: Vec::new(),
+            guests: Vec::new(),
+            optimum_budget: DEFAULT_OPTIMUM_BUDGET,
             fresh: false,
             curves: Vec::new(),
             date: String::new(),
@@ -171,15 +183,9 @@ pub struct Report {
 /// # Errors
 /// [`ArenaError`] says which setting, file or player is wrong.
 pub fn run(settings: &Settings, tell: Tell<'_>) -> Result<Report, ArenaError> {
-    run_with(settings, None, tell)
-}
-
-/// As [`run`], with somebody who computes the optimum's rows on `queue`.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with(settings: &Settings, optimum: Option<&dyn Optimum>, tell: Tell<'_>) -> Result<Report, ArenaError> {
-    let tournament = plan(settings, optimum.is_some())?;
+    let clairvoyant = Clairvoyant::new(settings.optimum_budget);
+    let optimum: Option<&dyn Optimum> = (settings.optimum_budget > 0).then_some(&clairvoyant);
+    let (tournament, is_tuned_elsewhere) = plan(settings, optimum)?;
     let folder = &settings.out;
     let plots = folder.join("plots");
     std::fs::create_dir_all(&plots).map_err(ArenaError::io("cannot make", &plots))?;
@@ -220,7 +226,12 @@ pub fn run_with(settings: &Settings, optimum: Option<&dyn Optimum>, tell: Tell<'
         picture.write(&plots)?;
     }
 
-    let verdicts = verdicts(&tournament.players, &summary, &totals, &pairs, optimum.is_some());
+    let mut verdicts = verdicts(&tournament.players, &summary, &totals, &pairs, optimum.is_some());
+    if is_tuned_elsewhere {
+        let warning = "queue: the tuned settings were found under other parameters of the world, another objective or another \
+                       fleet; `petrel arena tune` finds those for this one.";
+        verdicts.push(warning.to_string());
+    }
     let facts = Facts {
         settings,
         tournament: &tournament,
@@ -242,8 +253,8 @@ fn sentences(verdicts: &[String]) -> String {
     verdicts.iter().map(|verdict| format!("- {verdict}")).collect::<Vec<String>>().join("\n")
 }
 
-/// Everything that decides about the games, checked.
-fn plan(settings: &Settings, has_queue_optimum: bool) -> Result<Tournament, ArenaError> {
+/// Everything that decides about the games, checked; and whether the tuned players among them were tuned for something else.
+fn plan(settings: &Settings, optimum: Option<&dyn Optimum>) -> Result<(Tournament, bool), ArenaError> {
     let params = Arc::new(QueueParams::default());
     let world = settings.common.world_settings(&params)?;
     if settings.seeds == 0 {
@@ -264,7 +275,17 @@ fn plan(settings: &Settings, has_queue_optimum: bool) -> Result<Tournament, Aren
         }
     };
     let worlds = if settings.trace.is_some() { vec![World::Queue] } else { settings.worlds.clone() };
-    let players = select(all(&tuned, world.limits.max_executors, has_queue_optimum)?, &worlds, &settings.players)?;
+    let fingerprint = optimum.map(Optimum::fingerprint);
+    let mut players = all(&tuned, world.limits.max_executors, fingerprint.as_deref())?;
+    players.extend(learned_players(&settings.learned)?);
+    players.extend(settings.guests.iter().cloned());
+    if let Some(double) = players.iter().enumerate().find_map(|(index, player)| {
+        let is_same = |other: &&Player| other.name == player.name && other.world == player.world;
+        players[..index].iter().find(is_same)
+    }) {
+        return Err(ArenaError::invalid("players", &double.name, "a name of its own for every player of a world"));
+    }
+    let players = select(players, &worlds, &settings.players)?;
     let traces = match (&settings.trace, worlds.contains(&World::Queue)) {
         (_, false) => Vec::new(),
         (Some(path), true) => vec![single_group(path, settings.scale, settings.seeds, settings.common.episode_s)?],
@@ -274,7 +295,13 @@ fn plan(settings: &Settings, has_queue_optimum: bool) -> Result<Tournament, Aren
         }
     };
     let ablation_players = ablation_players(settings, &players)?;
-    Ok(Tournament {
+    let is_tuned_elsewhere = tuned.tuning.as_ref().is_some_and(|conditions| {
+        let is_same = conditions.parameters == params_fingerprint(&params)
+            && conditions.max_executors == world.limits.max_executors
+            && conditions.slo_p95_ms == world.slo.p95_ms;
+        !is_same && players.iter().any(|player| matches!(player.origin, Origin::Tuned { .. }))
+    });
+    let tournament = Tournament {
         players,
         traces,
         seeds: settings.seeds,
@@ -283,7 +310,27 @@ fn plan(settings: &Settings, has_queue_optimum: bool) -> Result<Tournament, Aren
         without: Ablations::new(&settings.without),
         ablations: if settings.ablations { Ablation::ALL.to_vec() } else { Vec::new() },
         ablation_players,
-    })
+    };
+    Ok((tournament, is_tuned_elsewhere))
+}
+
+/// Players of policy files; of a folder those that end in `.safetensors`, in the order of their names.
+fn learned_players(paths: &[PathBuf]) -> Result<Vec<Player>, ArenaError> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut inside = Vec::new();
+            for entry in std::fs::read_dir(path).map_err(ArenaError::io("cannot read", path))? {
+                inside.push(entry.map_err(ArenaError::io("cannot read", path))?.path());
+            }
+            inside.retain(|file| file.extension().is_some_and(|ending| ending == "safetensors"));
+            inside.sort();
+            files.extend(inside);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files.iter().map(|file| learned(&std::fs::read(file).map_err(ArenaError::io("cannot read", file))?)).collect()
 }
 
 fn ablation_players(settings: &Settings, players: &[Player]) -> Result<Vec<String>, ArenaError> {
@@ -417,4 +464,105 @@ pub fn machine() -> String {
         .and_then(|value| value.split_whitespace().next().and_then(|number| number.parse().ok()));
     let memory = memory_kb.map_or(String::new(), |kb| format!(", {:.0} GB memory", kb / 1e6));
     format!("{cpus} × {model}{memory}, {}", std::env::consts::OS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent(_: Progress<'_>) {}
+
+    fn refused(change: impl Fn(&mut Settings)) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings { out: folder.path().join("never"), ..Settings::default() };
+        change(&mut settings);
+        let said = run(&settings, &silent).unwrap_err().to_string();
+        assert!(!settings.out.exists(), "nothing is written before the settings are checked");
+        said
+    }
+
+    #[test]
+    fn wrong_settings_are_named_before_anything_is_played() {
+        assert!(refused(|settings| settings.seeds = 0).starts_with("seeds: got `0`, expected at least 1"));
+        assert!(refused(|settings| settings.common.max_executors = 0).starts_with("max executors: got `0`"));
+        assert!(refused(|settings| settings.common.slo_p95_ms = f64::NAN).starts_with("objective: got `NaN`"));
+        assert!(
+            refused(|settings| settings.players = vec!["me".to_string()])
+                .starts_with("players: got `me`, expected fixed")
+        );
+        assert!(refused(|settings| settings.trace = Some(PathBuf::from("/no/trace.csv"))).contains("/no/trace.csv"));
+        assert!(refused(|settings| settings.learned = vec![PathBuf::from("/no/policy")]).contains("/no/policy"));
+        let both = refused(|settings| {
+            settings.ablations = true;
+            settings.without = vec![Ablation::Prewarm];
+        });
+        assert!(both.starts_with("without: got `prewarm`"), "{both}");
+        let strange = refused(|settings| {
+            settings.ablations = true;
+            settings.ablation_players = vec!["me".to_string()];
+        });
+        assert!(strange.starts_with("ablation players: got `me`"), "{strange}");
+    }
+
+    #[test]
+    fn a_trace_of_the_user_gives_a_whole_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let trace = folder.path().join("mine.csv");
+        let rows: String = (0..200).map(|second| format!("{second},{}\n", 100 + 80 * (second / 50 % 2))).collect();
+        std::fs::write(&trace, format!("bin_start_s,count\n{rows}")).unwrap();
+        let out = folder.path().join("out");
+        let settings = Settings {
+            trace: Some(trace),
+            players: ["forecast", "hpa"].map(str::to_string).to_vec(),
+            seeds: 2,
+            optimum_budget: 20,
+            ablations: true,
+            date: "2026-11-25".to_string(),
+            command: "petrel arena --trace <mine>".to_string(),
+            out: out.clone(),
+            ..Settings::default()
+        };
+        let report = run(&settings, &silent).unwrap();
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        let summary = read("summary.csv");
+        let players: Vec<&str> = summary.lines().skip(1).filter_map(|line| line.split(',').nth(2)).collect();
+        assert_eq!(players, ["hpa", "forecast", "optimum-schedule", "optimum-bound"]);
+        assert!(summary.lines().skip(1).all(|line| line.starts_with("queue,mine,")));
+        // Regret is known, because the bound is.
+        assert!(report.aggregate.iter().all(|row| row.regret.estimate >= -1.0), "{:?}", report.aggregate);
+        let page = read("report.html");
+        assert!(page.contains("2026-11-25") && page.contains("petrel arena --trace &lt;mine&gt;"));
+        assert!(!page.contains("http://") || !page.contains("src=\"http"), "nothing is fetched from elsewhere");
+        for name in ["runs.csv", "runs.parquet", "aggregate.csv", "pairwise.csv", "ablations.csv", "decisions.csv"] {
+            assert!(out.join(name).exists(), "{name}");
+        }
+        for name in ["cost-violations-queue", "timelines", "timeline-hpa", "ablations-queue"] {
+            assert!(out.join("plots").join(format!("{name}.svg")).exists(), "{name}");
+            assert!(out.join("plots").join(format!("{name}.png")).exists(), "{name}");
+        }
+        let without = Settings { without: vec![Ablation::EdgeSignal], ablations: false, fresh: true, ..settings };
+        let report = run(&without, &silent).unwrap();
+        assert!(report.runs.iter().any(|run| run.key.ablations == Ablations::new(&[Ablation::EdgeSignal])));
+        assert!(report.text.contains("forecast"), "{}", report.text);
+    }
+
+    #[test]
+    fn players_of_the_caller_play_and_must_not_share_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let tuned = Tuned::default();
+        let mut guest = all(&tuned, 20, None).unwrap().into_iter().find(|player| player.name == "one-line").unwrap();
+        let mut settings = Settings {
+            worlds: vec![World::Classic],
+            seeds: 1,
+            out: folder.path().to_path_buf(),
+            guests: vec![guest.clone()],
+            ..Settings::default()
+        };
+        let error = run(&settings, &silent).unwrap_err().to_string();
+        assert!(error.starts_with("players: got `one-line`"), "{error}");
+        (guest.name, guest.kind) = ("learned".to_string(), Kind::Learned);
+        settings.guests = vec![guest];
+        let report = run(&settings, &silent).unwrap();
+        assert!(report.verdicts.iter().any(|verdict| verdict.contains("the best learned policy is learned")));
+    }
 }

@@ -25,6 +25,8 @@ pub struct QueueGame {
 /// One decision interval of a game, for pictures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimelinePoint {
+    /// Beginning of the interval, seconds.
+    pub from_s: f64,
     /// End of the interval, seconds.
     pub time_s: f64,
     /// Records that arrived, records/s.
@@ -129,6 +131,7 @@ pub fn queue_timeline(
         let time_s = f64::from(world.now_s());
         let (running, starting, warm) = world.executors();
         points.push(TimelinePoint {
+            from_s,
             time_s,
             arrival_rate: interval.arrived / (time_s - from_s).max(1.0),
             running,

@@ -1,11 +1,12 @@
 //! Who plays? Every player of every world by name, with the settings it plays with.
 
 use crate::error::ArenaError;
-use crate::run::{Ablations, World};
+use crate::run::{Ablation, Ablations, World};
 use crate::tables::{OPTIMUM_BOUND, OPTIMUM_SCHEDULE};
 use crate::tuned::Tuned;
 use petrel_core::{Codec, InvalidValue, Policy, Tier};
 use petrel_policy::classic_rules::{CLASSIC_RULES, ClassicRule, classic_rule_by_name};
+use petrel_policy::policies::{Learned, LearnedSettings};
 use petrel_policy::storage_rule::StorageChoice;
 use petrel_policy::{POLICIES, PolicySettings, by_name, tunable};
 use std::fmt;
@@ -149,23 +150,24 @@ fn published_fixed(max_executors: u32) -> PolicySettings {
     PolicySettings { fixed_executors: (max_executors * 3 / 4).max(1), storage, ..PolicySettings::default() }
 }
 
-fn optimum(world: World, name: &str, about: &str, seat: Seat) -> Player {
+fn optimum(world: World, name: &str, about: &str, fingerprint: &str, seat: Seat) -> Player {
     Player {
         world,
         name: name.to_string(),
         about: about.to_string(),
         kind: Kind::Optimum,
         origin: Origin::Defaults,
-        fingerprint: "1".to_string(),
+        fingerprint: fingerprint.to_string(),
         seat,
     }
 }
 
-/// Every player there is, in the order of the tables. `has_queue_optimum` says whether somebody computes the optimum's rows on `queue`.
+/// Every player there is but the learned ones, in the order of the tables. `queue_optimum` is the fingerprint of who computes
+/// the optimum's rows on `queue`, if anybody does.
 ///
 /// # Errors
 /// [`ArenaError::Invalid`] when a tuned setting does not fit its player.
-pub fn all(tuned: &Tuned, max_executors: u32, has_queue_optimum: bool) -> Result<Vec<Player>, ArenaError> {
+pub fn all(tuned: &Tuned, max_executors: u32, queue_optimum: Option<&str>) -> Result<Vec<Player>, ArenaError> {
     let mut players = Vec::new();
     for (name, about) in CLASSIC_RULES {
         players.push(Player {
@@ -178,20 +180,13 @@ pub fn all(tuned: &Tuned, max_executors: u32, has_queue_optimum: bool) -> Result
             seat: Seat::Classic(Arc::new(move |_| classic_rule_by_name(name))),
         });
     }
-    let schedule = "the cheapest plan that never violates, knowing the coming shuffle";
-    players.push(optimum(
-        World::Classic,
-        OPTIMUM_OBSERVED,
-        "the cheapest action that holds whatever shuffle comes",
-        Seat::OptimumObserved,
-    ));
-    players.push(optimum(World::Classic, OPTIMUM_SCHEDULE, schedule, Seat::OptimumSchedule));
-    players.push(optimum(
-        World::Classic,
-        OPTIMUM_BOUND,
-        "the same: on classic the bound is attained",
-        Seat::OptimumBound,
-    ));
+    for (name, about, seat) in [
+        (OPTIMUM_OBSERVED, "the cheapest action that holds whatever shuffle comes", Seat::OptimumObserved),
+        (OPTIMUM_SCHEDULE, "the cheapest plan that never violates, knowing the coming shuffle", Seat::OptimumSchedule),
+        (OPTIMUM_BOUND, "the same: on classic the bound is attained", Seat::OptimumBound),
+    ] {
+        players.push(optimum(World::Classic, name, about, "exhaustive", seat));
+    }
 
     let trials = tuned.tuning.as_ref().map_or(0, |conditions| conditions.trials);
     for (name, about) in POLICIES {
@@ -205,13 +200,42 @@ pub fn all(tuned: &Tuned, max_executors: u32, has_queue_optimum: bool) -> Result
         };
         players.push(player);
     }
-    if has_queue_optimum {
+    if let Some(fingerprint) = queue_optimum {
         let schedule = "the best schedule found by somebody who knows arrivals and start-up delays";
+        players.push(optimum(World::Queue, OPTIMUM_SCHEDULE, schedule, fingerprint, Seat::OptimumSchedule));
         let bound = "no schedule costs less at this violation rate";
-        players.push(optimum(World::Queue, OPTIMUM_SCHEDULE, schedule, Seat::OptimumSchedule));
-        players.push(optimum(World::Queue, OPTIMUM_BOUND, bound, Seat::OptimumBound));
+        players.push(optimum(World::Queue, OPTIMUM_BOUND, bound, fingerprint, Seat::OptimumBound));
     }
     Ok(players)
+}
+
+/// The player of a policy file that `petrel train` wrote.
+///
+/// # Errors
+/// [`ArenaError::Invalid`] names the part of the file that is wrong.
+pub fn learned(bytes: &[u8]) -> Result<Player, ArenaError> {
+    let policy = Learned::load(bytes)?;
+    let settings = policy.settings().clone();
+    // The same network under the scenario's weights, made once and copied for every game.
+    let without_meta = match settings.meta_sizes {
+        None => policy.clone(),
+        Some(_) => {
+            let settings = LearnedSettings { meta_sizes: None, ..settings.clone() };
+            Learned::new(settings, policy.actor().params().to_vec(), None)?
+        }
+    };
+    Ok(Player {
+        world: World::Queue,
+        name: settings.name.clone(),
+        about: format!("network {:?}, made by `{}`", settings.actor_sizes, settings.made_by),
+        kind: Kind::Learned,
+        origin: Origin::Trained,
+        fingerprint: fingerprint_of_bytes(bytes),
+        seat: Seat::Queue(Arc::new(move |without| {
+            let policy = if without.has(Ablation::MetaController) { &without_meta } else { &policy };
+            Ok(Box::new(policy.clone()))
+        })),
+    })
 }
 
 /// The players of `worlds` that `names` lists, in the order of `players`; all of them when `names` is empty. The optimum's
@@ -247,7 +271,7 @@ mod tests {
 
     #[test]
     fn names_differ_within_a_world_and_every_player_can_be_made() {
-        let players = all(&Tuned::default(), 20, true).unwrap();
+        let players = all(&Tuned::default(), 20, Some("x")).unwrap();
         for (index, player) in players.iter().enumerate() {
             let same = |other: &Player| other.name == player.name && other.world == player.world;
             assert!(!players[..index].iter().any(same), "{player:?}");
@@ -272,7 +296,7 @@ mod tests {
         };
         let tuned = Tuned { tuning: None, players: BTreeMap::from([("best-constant".to_string(), found)]) };
         let of = |tuned: &Tuned| {
-            let players = all(tuned, 20, false).unwrap();
+            let players = all(tuned, 20, None).unwrap();
             players.into_iter().find(|player| player.name == "best-constant").unwrap()
         };
         assert_eq!(of(&tuned).origin, Origin::Tuned { trials: 0, trial: 4 });
@@ -281,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_selection_keeps_the_optimum_and_refuses_strangers() {
-        let players = || all(&Tuned::default(), 20, true).unwrap();
+        let players = || all(&Tuned::default(), 20, Some("x")).unwrap();
         let chosen = select(players(), &[World::Queue], &["hpa".to_string()]).unwrap();
         let names: Vec<&str> = chosen.iter().map(|player| player.name.as_str()).collect();
         assert_eq!(names, ["hpa", OPTIMUM_SCHEDULE, OPTIMUM_BOUND]);

@@ -10,7 +10,7 @@ use kuva::backend::raster::RasterBackend;
 use kuva::backend::svg::SvgBackend;
 use kuva::plot::legend::{LegendEntry, LegendPosition, LegendShape};
 use kuva::plot::{BandPlot, ForestPlot, LinePlot, ScatterPlot};
-use kuva::render::annotations::{ReferenceLine, ShadedRegion};
+use kuva::render::annotations::{ReferenceLine, ShadedRegion, TextAnnotation};
 use kuva::render::figure::Figure;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
@@ -86,6 +86,98 @@ fn tick_step(range: f64) -> f64 {
     step * power
 }
 
+/// Inner width and height of the scatter plot, pixels; its margins depend on the labels of the ticks, so this is near enough
+/// to keep labels apart.
+const PLOT_PX: (f64, f64) = (825.0, 495.0);
+
+/// Height of a label's letters, pixels.
+const LABEL_PX: u32 = 12;
+
+#[derive(Clone, Copy)]
+struct Rect {
+    x: f64,
+    y: f64,
+    width: f64,
+    height: f64,
+}
+
+impl Rect {
+    /// Of a text around its middle.
+    fn of_label(text: &str, (x, y): (f64, f64)) -> Self {
+        let width = 7.2 * text.chars().count() as f64;
+        Self { x: x - 0.5 * width, y: y - 7.5, width, height: 15.0 }
+    }
+
+    /// Of a horizontal or vertical line.
+    fn of_line([from, to]: [(f64, f64); 2]) -> Self {
+        let (x, y) = (from.0.min(to.0) - 1.5, from.1.min(to.1) - 1.5);
+        Self { x, y, width: (from.0 - to.0).abs() + 3.0, height: (from.1 - to.1).abs() + 3.0 }
+    }
+
+    /// Area that two have in common.
+    fn overlap(&self, other: &Self) -> f64 {
+        let along = |a: f64, a_size: f64, b: f64, b_size: f64| ((a + a_size).min(b + b_size) - a.max(b)).max(0.0);
+        along(self.x, self.width, other.x, other.width) * along(self.y, self.height, other.y, other.height)
+    }
+}
+
+/// Labels and the pixels of their points; players on the same spot share a label.
+fn named_points(
+    rows: &[&AggregateRow],
+    points: &[(f64, f64)],
+    in_pixels: impl Fn((f64, f64)) -> (f64, f64),
+) -> Vec<(String, (f64, f64))> {
+    let mut named: Vec<(String, (f64, f64))> = Vec::new();
+    for (row, point) in rows.iter().zip(points) {
+        let (x, y) = in_pixels(*point);
+        match named.iter_mut().find(|(_, (other_x, other_y))| (x - other_x).hypot(y - other_y) < 1.0) {
+            Some((label, _)) => {
+                label.push_str(" = ");
+                label.push_str(&row.player);
+            }
+            None => named.push((row.player.clone(), (x, y))),
+        }
+    }
+    named
+}
+
+/// Middles of the labels, pixels: each beside its point where it covers least of what is there already.
+fn place_labels(
+    labels: &[String],
+    places: &[(f64, f64)],
+    points: &[(f64, f64)],
+    lines: &[Rect],
+    legend: Rect,
+) -> Vec<(f64, f64)> {
+    let mut taken: Vec<Rect> =
+        points.iter().map(|(x, y)| Rect { x: x - 6.0, y: y - 6.0, width: 12.0, height: 12.0 }).collect();
+    taken.push(legend);
+    taken.extend_from_slice(lines);
+    labels
+        .iter()
+        .zip(places)
+        .map(|(label, (x, y))| {
+            let half = 3.6 * label.chars().count() as f64 + 10.0;
+            let mut candidates =
+                vec![(half, 0.0), (half, -12.0), (half, 12.0), (-half, 0.0), (-half, -12.0), (-half, 12.0)];
+            candidates.extend([(0.0, -14.0), (0.0, 14.0)]);
+            for away in [20.0, 34.0, 51.0, 68.0, 85.0] {
+                candidates.extend([(half, -away), (half, away), (-half, -away), (-half, away)]);
+                candidates.extend([(half + away, -away), (half + away, away)]);
+            }
+            let cost = |(dx, dy): &(f64, f64)| {
+                let rect = Rect::of_label(label, (x + dx, y + dy));
+                let outside = (-rect.x).max(0.0) + (rect.x + rect.width - PLOT_PX.0).max(0.0);
+                let covered: f64 = taken.iter().map(|other| rect.overlap(other)).sum();
+                covered + 60.0 * outside + 0.2 * dy.abs() + 0.05 * (dx.abs() - half).abs()
+            };
+            let (dx, dy) = candidates.into_iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or((half, 0.0));
+            taken.push(Rect::of_label(label, (x + dx, y + dy)));
+            (x + dx, y + dy)
+        })
+        .collect()
+}
+
 /// Cost against violations of all players of `world`, with intervals and the Pareto front of those who do not know the
 /// future. Violations are on a square-root scale, which keeps the few per mille that matter apart.
 pub fn cost_against_violations(world: World, rows: &[AggregateRow], kind_of: &dyn Fn(&str) -> Kind) -> Option<Picture> {
@@ -100,6 +192,8 @@ pub fn cost_against_violations(world: World, rows: &[AggregateRow], kind_of: &dy
     let front: Vec<(f64, f64)> = pareto_front(&points).into_iter().map(|index| points[index]).collect();
 
     let mut plots: Vec<Plot> = Vec::new();
+    // What labels should keep off.
+    let mut lines: Vec<[(f64, f64); 2]> = Vec::new();
     let highest_cost = rows.iter().map(|row| row.cost.hi).fold(0.0, f64::max);
     let lowest_cost = rows.iter().map(|row| row.cost.lo).fold(f64::INFINITY, f64::min);
     let widest = rows.iter().map(|row| place(row.violation_rate.hi)).fold(1.2, f64::max);
@@ -117,29 +211,37 @@ pub fn cost_against_violations(world: World, rows: &[AggregateRow], kind_of: &dy
             steps.push((place(*rate), *cost));
         }
         steps.push((right, front[front.len() - 1].1));
+        lines.extend(steps.windows(2).map(|pair| [pair[0], pair[1]]));
         plots.push(LinePlot::new().with_data(steps).with_color(GREY).with_stroke_width(1.4).with_dashed().into());
     }
     for row in &rows {
         let (x, colour) = (place(row.violation_rate.estimate), colour(kind_of(&row.player)));
         let (lo, hi) = (place(row.violation_rate.lo), place(row.violation_rate.hi));
         for line in [[(lo, row.cost.estimate), (hi, row.cost.estimate)], [(x, row.cost.lo), (x, row.cost.hi)]] {
+            lines.push(line);
             plots.push(LinePlot::new().with_data(line.to_vec()).with_color(colour).with_stroke_width(1.2).into());
         }
     }
-    // One plot for all points, so that no label covers another one.
     let points: Vec<(f64, f64)> =
         rows.iter().map(|row| (place(row.violation_rate.estimate), row.cost.estimate)).collect();
     let colours: Vec<&str> = rows.iter().map(|row| colour(kind_of(&row.player))).collect();
-    let labels: Vec<&str> = rows.iter().map(|row| row.player.as_str()).collect();
-    plots.push(
-        ScatterPlot::new()
-            .with_data(points)
-            .with_colors(colours)
-            .with_size(5.0)
-            .with_labels(labels)
-            .with_repel_labels()
-            .into(),
-    );
+    let left = -0.03 * right;
+    let in_pixels =
+        |(x, y): (f64, f64)| ((x - left) / (right - left) * PLOT_PX.0, (top - y) / (top - bottom) * PLOT_PX.1);
+    let in_data = |(x, y): (f64, f64)| (left + x / PLOT_PX.0 * (right - left), top - y / PLOT_PX.1 * (top - bottom));
+    let (labels, places): (Vec<String>, Vec<(f64, f64)>) = named_points(&rows, &points, in_pixels).into_iter().unzip();
+    let legend_box = Rect { x: PLOT_PX.0 - 190.0, y: 0.0, width: 190.0, height: 125.0 };
+    let points_px: Vec<(f64, f64)> = points.iter().map(|point| in_pixels(*point)).collect();
+    let lines_px: Vec<Rect> = lines.iter().map(|line| Rect::of_line(line.map(in_pixels))).collect();
+    let label_places = place_labels(&labels, &places, &points_px, &lines_px, legend_box);
+    for (from, (x, y)) in places.iter().zip(&label_places) {
+        // A label that had to move away is joined to its point.
+        if (y - from.1).abs() > 16.0 {
+            let line = vec![in_data(*from), in_data((*x, *y))];
+            plots.push(LinePlot::new().with_data(line).with_color("#c4c4c4").with_stroke_width(0.8).into());
+        }
+    }
+    plots.push(ScatterPlot::new().with_data(points).with_colors(colours).with_size(5.0).into());
 
     let mut entries = vec![
         legend("rule", BLUE, LegendShape::Circle, None),
@@ -153,13 +255,13 @@ pub fn cost_against_violations(world: World, rows: &[AggregateRow], kind_of: &dy
         World::Classic => "cost (sum of $/h over 500 steps)",
         World::Queue => "cost of a game, $",
     };
-    let layout = Layout::auto_from_plots(&plots)
+    let mut layout = Layout::auto_from_plots(&plots)
         .with_width(900.0)
         .with_height(600.0)
         .with_title(format!("Cost against violations, world {world}"))
         .with_x_label("decision intervals above the objective, % (square-root scale)")
         .with_y_label(unit)
-        .with_x_axis_min(-0.15)
+        .with_x_axis_min(left)
         .with_x_axis_max(right)
         .with_y_axis_min(bottom)
         .with_y_axis_max(top)
@@ -176,6 +278,11 @@ pub fn cost_against_violations(world: World, rows: &[AggregateRow], kind_of: &dy
         )
         .with_legend_entries(entries)
         .with_legend_position(LegendPosition::InsideTopRight);
+    for (label, (x, y)) in labels.iter().zip(label_places) {
+        // The library writes a text six pixels above its place; four below the middle is a line's height.
+        let (x, y) = in_data((x, y + 10.0));
+        layout = layout.with_annotation(TextAnnotation::new(label, x, y).with_font_size(LABEL_PX));
+    }
     let caption = format!(
         "Mean cost and mean violation rate of every player of world {world} over all traces and seeds, with 95 % bootstrap \
          intervals. Lower left is better; the dashed line joins the players that no other player beats on both figures."
@@ -194,29 +301,26 @@ pub struct Timeline {
     pub points: Vec<TimelinePoint>,
 }
 
+/// A staircase: each figure holds for its interval.
 fn steps(points: &[TimelinePoint], figure: impl Fn(&TimelinePoint) -> f64) -> Vec<(f64, f64)> {
-    points.iter().map(|point| (point.time_s, figure(point))).collect()
+    let last = points.last().map(|point| (point.time_s, figure(point)));
+    points.iter().map(|point| (point.from_s, figure(point))).chain(last).collect()
+}
+
+/// A line through the middles of the intervals.
+fn middles(points: &[TimelinePoint], figure: impl Fn(&TimelinePoint) -> f64) -> Vec<(f64, f64)> {
+    points.iter().map(|point| (0.5 * (point.from_s + point.time_s), figure(point))).collect()
 }
 
 /// Red where the objective was missed, one region per stretch of intervals.
 fn with_violations(mut layout: Layout, points: &[TimelinePoint]) -> Layout {
-    let mut from: Option<f64> = None;
-    let mut before = points.first().map_or(0.0, |point| point.time_s - 5.0);
-    for point in points {
-        match (from, point.violated) {
-            (None, true) => from = Some(before),
-            (Some(start), false) => {
-                layout = layout
-                    .with_shaded_region(ShadedRegion::vertical(start, before).with_color("#d62728").with_opacity(0.16));
-                from = None;
-            }
-            _ => {}
+    for stretch in points.chunk_by(|a, b| a.violated == b.violated) {
+        if let ([first, ..], [.., last]) = (stretch, stretch)
+            && first.violated
+        {
+            let region = ShadedRegion::vertical(first.from_s, last.time_s).with_color("#d62728").with_opacity(0.16);
+            layout = layout.with_shaded_region(region);
         }
-        before = point.time_s;
-    }
-    if let Some(start) = from {
-        layout =
-            layout.with_shaded_region(ShadedRegion::vertical(start, before).with_color("#d62728").with_opacity(0.16));
     }
     layout
 }
@@ -230,8 +334,8 @@ pub fn timelines(trace: &str, timelines: &[Timeline], records_per_executor: f64)
     let columns = 3;
     let rows = timelines.len().div_ceil(columns);
     let first = timelines.first()?;
-    let (from_s, to_s) = (first.points.first()?.time_s, first.points.last()?.time_s);
-    let needed = steps(&first.points, |point| point.arrival_rate / records_per_executor.max(1.0));
+    let (from_s, to_s) = (first.points.first()?.from_s, first.points.last()?.time_s);
+    let needed = middles(&first.points, |point| point.arrival_rate / records_per_executor.max(1.0));
     let most = timelines
         .iter()
         .flat_map(|timeline| timeline.points.iter().map(|point| f64::from(point.target.max(point.running))))
@@ -312,25 +416,22 @@ pub fn timelines(trace: &str, timelines: &[Timeline], records_per_executor: f64)
 /// One player around a burst: rate, executors, latency.
 pub fn timeline(trace: &str, timeline: &Timeline, slo_p95_ms: f64) -> Option<Picture> {
     let points = &timeline.points;
-    let (from_s, to_s) = (points.first()?.time_s, points.last()?.time_s);
+    let (from_s, to_s) = (points.first()?.from_s, points.last()?.time_s);
     let colour = colour(timeline.kind);
     let rate: Vec<Plot> = vec![
         LinePlot::new()
-            .with_data(steps(points, |point| point.arrival_rate / 1e3))
+            .with_data(middles(points, |point| point.arrival_rate / 1e3))
             .with_color(GREY)
             .with_fill()
             .with_fill_opacity(0.25)
             .with_stroke_width(1.5)
             .into(),
     ];
+    let plain = |figure: &dyn Fn(&TimelinePoint) -> f64, colour: &str, width: f64| {
+        LinePlot::new().with_data(steps(points, figure)).with_color(colour).with_step().with_stroke_width(width)
+    };
     let line = |figure: &dyn Fn(&TimelinePoint) -> f64, colour: &str, label: &str, width: f64| -> Plot {
-        LinePlot::new()
-            .with_data(steps(points, figure))
-            .with_color(colour)
-            .with_step()
-            .with_stroke_width(width)
-            .with_legend(label)
-            .into()
+        plain(figure, colour, width).with_legend(label).into()
     };
     let mut executors = vec![
         line(&|point| f64::from(point.target), SKY, "asked for", 1.5),
@@ -339,7 +440,7 @@ pub fn timeline(trace: &str, timeline: &Timeline, slo_p95_ms: f64) -> Option<Pic
     if points.iter().any(|point| point.warm > 0) {
         executors.push(line(&|point| f64::from(point.warm), GREY, "kept warm", 1.5));
     }
-    let latency: Vec<Plot> = vec![line(&|point| (point.p95_ms / 1e3).max(0.01), colour, "p95", 2.0)];
+    let latency: Vec<Plot> = vec![plain(&|point| point.p95_ms / 1e3, colour, 2.0).into()];
     let most = |figure: &dyn Fn(&TimelinePoint) -> f64| points.iter().map(figure).fold(0.0, f64::max);
     let dress = |plots: &[Plot], label: &str, top: f64| {
         let layout = Layout::auto_from_plots(plots)
@@ -360,7 +461,7 @@ pub fn timeline(trace: &str, timeline: &Timeline, slo_p95_ms: f64) -> Option<Pic
         dress(
             &executors,
             "executors",
-            (1.25 * most(&|point| f64::from(point.target.max(point.running).max(point.warm)))).ceil().max(2.0),
+            (2.0 * most(&|point| f64::from(point.target.max(point.running).max(point.warm)))).ceil().max(2.0),
         ),
         dress(&latency, "p95 latency, s", 1.1 * slowest_s)
             .with_reference_line(
@@ -397,7 +498,7 @@ pub fn burst_window(points: &[TimelinePoint], window_s: f64) -> (f64, f64) {
     let onset = (half..points.len().saturating_sub(half)).max_by(|a, b| rise(*a).total_cmp(&rise(*b))).unwrap_or(0);
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return (0.0, 0.0) };
     let onset_s = points[onset].time_s;
-    let from_s = (onset_s - window_s / 3.0).min(last.time_s - window_s).max(first.time_s - 5.0);
+    let from_s = (onset_s - window_s / 3.0).min(last.time_s - window_s).max(first.from_s);
     (from_s, from_s + window_s)
 }
 
@@ -542,7 +643,86 @@ pub fn ablations(world: World, rows: &[AblationRow]) -> Option<Picture> {
         .render();
     let caption = format!(
         "What changes on world {world} when one thing is taken away, on the same games: mean over traces and seeds with 95 % \
-         bootstrap intervals of the paired differences. Right of zero the thing is worth having."
+         bootstrap intervals of the paired differences. Right of zero: more violations, or more cost, without it."
     );
     Some(Picture::new(format!("ablations-{world}"), caption, scene))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(index: usize, arrival_rate: f64, violated: bool) -> TimelinePoint {
+        let from_s = 5.0 * index as f64;
+        TimelinePoint {
+            from_s,
+            time_s: from_s + 5.0,
+            arrival_rate,
+            running: 3,
+            target: 4,
+            warm: 0,
+            p95_ms: 900.0,
+            violated,
+            backlog_records: 0.0,
+            cost_usd: 0.01,
+        }
+    }
+
+    #[test]
+    fn labels_of_a_crowd_do_not_cover_each_other() {
+        let labels: Vec<String> = (0..6).map(|index| format!("player-number-{index}")).collect();
+        let places: Vec<(f64, f64)> = (0..6).map(|index| (10.0, 300.0 + 4.0 * f64::from(index))).collect();
+        let legend = Rect { x: 700.0, y: 0.0, width: 100.0, height: 100.0 };
+        let placed = place_labels(&labels, &places, &places, &[], legend);
+        for first in 0..6 {
+            for second in first + 1..6 {
+                let [a, b] = [first, second].map(|index| Rect::of_label(&labels[index], placed[index]));
+                assert_eq!(a.overlap(&b), 0.0, "{first} and {second}: {placed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_holds_the_steepest_rise() {
+        let points: Vec<TimelinePoint> = (0..240)
+            .map(|index| point(index, if (100..120).contains(&index) { 9_000.0 } else { 1_000.0 }, false))
+            .collect();
+        let (from_s, to_s) = burst_window(&points, 300.0);
+        assert!(from_s < 500.0 && to_s > 600.0 && (to_s - from_s - 300.0).abs() < 1e-9, "{from_s} to {to_s}");
+    }
+
+    #[test]
+    fn ticks_are_round() {
+        assert_eq!([0.23, 9.0, 20.0, 3_000.0].map(tick_step), [0.05, 2.0, 5.0, 1_000.0]);
+    }
+
+    #[test]
+    fn a_timeline_is_drawn_in_both_formats_and_shades_what_was_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = |violated: bool| Timeline {
+            player: "hpa".to_string(),
+            kind: Kind::Rule,
+            points: (0..20).map(|index| point(index, 1_000.0, violated && index > 9)).collect(),
+        };
+        let shaded =
+            |violated: bool| timeline("shock", &shown(violated), 3_000.0).unwrap().svg().matches("#d62728").count();
+        assert!(shaded(true) > shaded(false));
+        timelines("shock", &[shown(true), shown(false)], 5_000.0).unwrap().write(folder.path()).unwrap();
+        let png = std::fs::read(folder.path().join("timelines.png")).unwrap();
+        assert_eq!(&png[1..4], b"PNG");
+    }
+
+    #[test]
+    fn a_learning_curve_is_read_and_what_is_wrong_in_it_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ppo.csv");
+        std::fs::write(&path, format!("{CURVE_HEADER}\n1,1000,-5,0.2,9\n2,1000,-6,0.3,8\n1,2000,-1,0.0,7\n")).unwrap();
+        let curve = LearningCurve::read(&path).unwrap();
+        assert_eq!(curve.name, "ppo");
+        assert_eq!(curve.points[&1000][1], [0.2, 0.3]);
+        assert!(learning_curves(&[curve]).is_some());
+        std::fs::write(&path, format!("{CURVE_HEADER}\n1,many,-5,0.2,9\n")).unwrap();
+        let error = LearningCurve::read(&path).unwrap_err().to_string();
+        assert!(error.ends_with("line 2: got `1,many,-5,0.2,9`, expected five figures"), "{error}");
+    }
 }

@@ -42,7 +42,7 @@ fn kind_of(players: &[Player], world: World, name: &str) -> Kind {
 
 fn percent(rate: f64) -> String {
     let percent = 100.0 * rate;
-    if percent != 0.0 && percent.abs() < 0.1 { format!("{percent:.2} %") } else { format!("{percent:.1} %") }
+    if percent.abs() < 10.0 { format!("{percent:.2} %") } else { format!("{percent:.1} %") }
 }
 
 fn dollars(world: World, cost: f64) -> String {
@@ -308,7 +308,7 @@ pub fn html(facts: &Facts<'_>) -> String {
     }
     push_curves(&mut page, facts);
     push_players(&mut page, facts);
-    push_method(&mut page, facts);
+    push_method(&mut page);
     push_summary(&mut page, facts);
     let _ = write!(page, "<script>{SCRIPT}</script>\n</body></html>\n");
     page
@@ -363,10 +363,25 @@ fn push_setting(page: &mut String, facts: &Facts<'_>) {
 }
 
 fn push_figure(page: &mut String, picture: &Picture) {
-    let svg = picture.svg();
-    // Inside a page neither an XML declaration nor a doctype is allowed.
-    let svg = svg.find("<svg").map_or(svg.as_str(), |start| &svg[start..]);
+    let svg = inline_svg(&picture.svg(), &picture.name);
     let _ = writeln!(page, "<figure>{svg}<figcaption>{}</figcaption></figure>", escape(&picture.caption));
+}
+
+/// A drawing as part of a page: it shrinks with the window, and its ids differ from those of the other drawings.
+fn inline_svg(svg: &str, name: &str) -> String {
+    // Inside a page neither an XML declaration nor a doctype is allowed.
+    let svg = svg.find("<svg").map_or(svg, |start| &svg[start..]);
+    let attribute = |name: &str| {
+        let start = svg.find(&format!(" {name}=\""))? + name.len() + 3;
+        svg[start..].split('"').next().map(str::to_string)
+    };
+    let svg = match (attribute("width"), attribute("height")) {
+        (Some(width), Some(height)) => {
+            svg.replacen("<svg ", &format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" "), 1)
+        }
+        _ => svg.to_string(),
+    };
+    svg.replace("kuva-clip-", &format!("{name}-clip-"))
 }
 
 fn push_pictures(page: &mut String, facts: &Facts<'_>, is_wanted: impl Fn(&str) -> bool) {
@@ -568,7 +583,7 @@ fn push_players(page: &mut String, facts: &Facts<'_>) {
     let _ = writeln!(page, "<div class=\"wide\">{}</div>", table(&header, rows));
 }
 
-fn push_method(page: &mut String, facts: &Facts<'_>) {
+fn push_method(page: &mut String) {
     let _ = writeln!(
         page,
         "<h2>How to read this</h2>\n<ul>\n\
@@ -583,7 +598,6 @@ fn push_method(page: &mut String, facts: &Facts<'_>) {
          </ul>",
         crate::stats::REPLICATES
     );
-    let _ = facts;
 }
 
 fn push_summary(page: &mut String, facts: &Facts<'_>) {
@@ -636,7 +650,7 @@ mod tests {
     use crate::tuned::Tuned;
 
     fn players() -> Vec<Player> {
-        let mut players = players::all(&Tuned::default(), 20, true).unwrap();
+        let mut players = players::all(&Tuned::default(), 20, Some("x")).unwrap();
         let mut learned = players.iter().find(|player| player.name == "keda").unwrap().clone();
         (learned.name, learned.kind, learned.origin) = ("ppo".to_string(), Kind::Learned, Origin::Trained);
         players.push(learned);
@@ -670,10 +684,10 @@ mod tests {
         assert_eq!(
             said,
             [
-                "queue: ppo keeps the objective at the lowest cost: 0.1 % missed at $1.1000, 10.0 % above the clairvoyant lower \
-                 bound. Next is mpc: 0.5 % missed at $1.2000; a game of ppo is the better one with probability 1.00 (1.00 to 1.00).",
+                "queue: ppo keeps the objective at the lowest cost: 0.10 % missed at $1.1000, 10.0 % above the clairvoyant lower \
+                 bound. Next is mpc: 0.50 % missed at $1.2000; a game of ppo is the better one with probability 1.00 (1.00 to 1.00).",
                 "queue: ppo is alone on the Pareto front: nobody misses less, nobody costs less.",
-                "queue: the best learned policy is ppo: 0.1 % missed at $1.1000. It beats every rival on both figures. It meets \
+                "queue: the best learned policy is ppo: 0.10 % missed at $1.1000. It beats every rival on both figures. It meets \
                  the bar of 1 % missed at 1.15 × the lower bound ($1.1500): its cost is 1.10 × the bound.",
                 "queue: best by the objective, of 2 traces: ppo on 2 (shock, steady).",
             ]
@@ -700,6 +714,15 @@ mod tests {
             said[0]
         );
         assert_eq!(said[2], "queue: no learned policy plays.");
+    }
+
+    #[test]
+    fn drawings_in_a_page_shrink_and_do_not_share_ids() {
+        let svg = "<?xml?><svg xmlns=\"x\" width=\"90\" height=\"60.5\"><clipPath id=\"kuva-clip-1\"/></svg>";
+        assert_eq!(
+            inline_svg(svg, "mine"),
+            "<svg viewBox=\"0 0 90 60.5\" role=\"img\" xmlns=\"x\" width=\"90\" height=\"60.5\"><clipPath id=\"mine-clip-1\"/></svg>"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::players::{Kind, Player, Seat};
 use crate::run::{Ablation, Ablations, GameKey, Outcome, Run, World};
 use crate::tables::{read_runs, run_row, write_runs};
 use crate::traces::TraceGroup;
-use petrel_core::Weights;
+use petrel_core::{InvalidValue, Weights};
 use petrel_sim::queue::{QueueParams, WorldSettings};
 use petrel_sim::scenario::{SCENARIOS, Scenario};
 use rayon::prelude::*;
@@ -400,7 +400,7 @@ struct Shared<'a> {
     optimum: Option<&'a dyn Optimum>,
     seeing: OnceLock<QueueGame>,
     blind: OnceLock<QueueGame>,
-    optimum_rows: OnceLock<Option<OptimumRows>>,
+    optimum_rows: OnceLock<Result<Option<OptimumRows>, InvalidValue>>,
 }
 
 impl<'a> Shared<'a> {
@@ -421,8 +421,9 @@ impl<'a> Shared<'a> {
         place.get_or_init(|| self.tournament.queue_game(self.group, self.seed, is_blind))
     }
 
-    fn optimum_rows(&self) -> Option<OptimumRows> {
-        *self.optimum_rows.get_or_init(|| self.optimum.and_then(|optimum| optimum.solve(self.game(false))))
+    fn optimum_rows(&self) -> Result<Option<OptimumRows>, InvalidValue> {
+        let solve = || self.optimum.map(|optimum| optimum.solve(self.game(false))).transpose();
+        self.optimum_rows.get_or_init(solve).clone()
     }
 
     fn play(&self, player: &Player, ablations: &Ablations) -> Result<Option<Outcome>, ArenaError> {
@@ -431,8 +432,8 @@ impl<'a> Shared<'a> {
                 let game = self.game(ablations.has(Ablation::EdgeSignal));
                 Ok(Some(play_queue(game, make(ablations)?.as_mut(), ablations, |_, _| {})?))
             }
-            Seat::OptimumBound => Ok(self.optimum_rows().map(|rows| rows.bound)),
-            Seat::OptimumSchedule => Ok(self.optimum_rows().map(|rows| rows.schedule)),
+            Seat::OptimumBound => Ok(self.optimum_rows()?.map(|rows| rows.bound)),
+            Seat::OptimumSchedule => Ok(self.optimum_rows()?.map(|rows| rows.schedule)),
             Seat::Classic(_) | Seat::OptimumObserved => Ok(None),
         }
     }
@@ -448,7 +449,7 @@ mod tests {
 
     fn tournament(seeds: u64, names: &[&str]) -> Tournament {
         let params = Arc::new(QueueParams::default());
-        let all = players::all(&Tuned::default(), 20, true).unwrap();
+        let all = players::all(&Tuned::default(), 20, Some("guess")).unwrap();
         let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
         Tournament {
             players: players::select(all, &World::ALL, &names).unwrap(),
@@ -466,9 +467,13 @@ mod tests {
     struct Guess;
 
     impl Optimum for Guess {
-        fn solve(&self, game: &QueueGame) -> Option<OptimumRows> {
+        fn solve(&self, game: &QueueGame) -> Result<OptimumRows, InvalidValue> {
             let bound = Outcome { violation_rate: 0.0, cost: game.arrivals.total() * 1e-9, ..Outcome::UNKNOWN };
-            Some(OptimumRows { bound, schedule: Outcome { cost: bound.cost * 1.1, ..bound } })
+            Ok(OptimumRows { bound, schedule: Outcome { cost: bound.cost * 1.1, ..bound } })
+        }
+
+        fn fingerprint(&self) -> String {
+            "guess".to_string()
         }
     }
 
