@@ -145,7 +145,7 @@ const MPC: &[Knob] = &[
     linear("upper_probability", 0.0, 0.9, 0.3, |all, value| all.mpc.upper_probability = value),
     log("surprises_per_hour", 0.1, 60.0, 4.0, |all, value| all.mpc.surprises_per_hour = value),
     log("surprise_ratio", 1.2, 20.0, 5.0, |all, value| all.mpc.surprise_ratio = value),
-    whole("memory_gb", 1.0, 8.0, 3.0, |all, value| all.mpc.memory_gb = Some(value)),
+    whole("memory_gb", 1.0, 8.0, 2.0, |all, value| all.mpc.memory_gb = Some(value)),
 ];
 
 /// The knobs of the player called `name`, in the order of [`with_knobs`]; none for `fixed`, which is a yardstick, and for

@@ -56,6 +56,10 @@ const CALM_S: f64 = 60.0;
 /// Probability that a burst which began within two intervals goes on to the height of earlier ones.
 const JUST_BEGUN: f64 = 0.3;
 
+/// Share of the time that a fleet is at its limit rather than in reserve: the load of a trace whose mean is a quarter of what the
+/// largest fleet serves.
+const AT_LIMIT: f64 = 0.25;
+
 /// Largest rate and number of records that are planned for.
 const LARGEST: f64 = 1e12;
 
@@ -174,7 +178,7 @@ fn cheapest_storage(params: &QueueParams, key: ModelKey, memory_gb: Option<f64>)
     cheapest
 }
 
-/// Price of a record, times 3,600: the mean of a fleet at its limit, where short memory spills, and of one in reserve, where it
+/// Price of a record, times 3,600: the mean, by [`AT_LIMIT`], of a fleet at its limit, where short memory spills, and of one in reserve, where it
 /// does not. `rates` are what half of the largest fleet serves in the two cases; infinite when one of them is 0.
 fn usd_per_record(
     params: &QueueParams,
@@ -191,7 +195,7 @@ fn usd_per_record(
     let executors = (f64::from(key.largest_fleet) / 2.0).max(1.0);
     let fleet_usd = executors * (key.executor_usd_per_hour + memory_gb * key.memory_usd_per_gb_hour);
     let storage_usd = storage_usd_per_hour(params, at_limit, tier, codec) / at_limit;
-    0.5 * (fleet_usd / at_limit + fleet_usd / in_reserve) + storage_usd
+    fleet_usd * (AT_LIMIT / at_limit + (1.0 - AT_LIMIT) / in_reserve) + storage_usd
 }
 
 /// [`table::served_rate`] to a thousandth, which is enough to compare and several times faster.
