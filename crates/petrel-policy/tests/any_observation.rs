@@ -117,7 +117,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn gives_actions_in_range(limits in limits(), observations in prop::collection::vec(observation(), 1..12)) {
