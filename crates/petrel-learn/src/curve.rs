@@ -157,12 +157,17 @@ fn quantile(sorted: &[f64], level: f64) -> f64 {
     sorted[below] + (position - below as f64) * (sorted[above] - sorted[below])
 }
 
-/// Three panels under one another: return, violations and cost; median over seeds with the band from 10 to 90 %.
+/// Panels under one another: return, violations and cost; median over seeds with the band from 10 to 90 %. A figure that no
+/// point has (not a number, as the cost of an episode that tells only its return) has no panel.
 pub fn to_svg(curves: &[LearningCurve], title: &str) -> String {
     let seeds = curves.len();
     let (mut plots, mut layouts) = (Vec::new(), Vec::new());
     for (name, label, figure) in PANELS {
-        let points = band(curves, figure);
+        let mut points = band(curves, figure);
+        points.retain(|point| [point.low, point.median, point.high].iter().all(|value| value.is_finite()));
+        if points.is_empty() && !curves.is_empty() {
+            continue;
+        }
         let mut line = LinePlot::new()
             .with_data(points.iter().map(|point| (point.steps, point.median)))
             .with_color("#1f5f8b")
@@ -181,7 +186,7 @@ pub fn to_svg(curves: &[LearningCurve], title: &str) -> String {
     } else {
         format!("{title}: one seed")
     };
-    let scene = Figure::new(PANELS.len(), 1)
+    let scene = Figure::new(plots.len().max(1), 1)
         .with_title(over)
         .with_plots(plots)
         .with_layouts(layouts)
@@ -276,5 +281,17 @@ mod tests {
         assert!(svg == to_svg(&curves, "ppo on classic"), "the same curves give the same picture");
         assert!(svg != to_svg(&curves[..2], "ppo on classic"));
         assert!(to_svg(&[], "nothing yet").contains("<svg"));
+    }
+
+    #[test]
+    fn a_figure_that_no_point_has_is_left_out() {
+        let mut only_return = curve(1, &[(0, -5.0), (1_000, -1.0)]);
+        for point in &mut only_return.points {
+            (point.violation_rate, point.cost) = (f64::NAN, f64::NAN);
+        }
+        let svg = to_svg(&[only_return.clone()], "td3");
+        assert!(svg.contains("Return") && !svg.contains("Violations") && !svg.contains("NaN"));
+        let read = from_csv(&to_csv(&[only_return]), Path::new("curve.csv")).unwrap();
+        assert!(read[0].points[1].cost.is_nan() && read[0].points[1].mean_return == -1.0);
     }
 }

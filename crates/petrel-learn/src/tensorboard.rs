@@ -23,7 +23,7 @@ impl EventWriter {
     /// Makes a new file `events.out.tfevents.<seconds>.<run>` in `directory`; a number is appended when it exists.
     ///
     /// `wall_time_s` is seconds since the Unix epoch. `resumed_at` is the step that a resumed run continues from:
-    /// TensorBoard then drops what earlier files of the directory say about that step and later ones.
+    /// TensorBoard then drops what earlier files of the directory say about later steps, because they are done again.
     ///
     /// # Errors
     /// [`LearnError::File`] when the disk fails.
@@ -52,7 +52,8 @@ impl EventWriter {
             session.varint(SESSION_STATUS, SESSION_START);
             let mut event = Message::default();
             event.double(EVENT_WALL_TIME, wall_time_s);
-            event.varint(EVENT_STEP, step);
+            // TensorBoard drops from the step of this event on.
+            event.varint(EVENT_STEP, step + 1);
             event.bytes(EVENT_SESSION_LOG, &session.0);
             writer.record(&event)?;
         }
@@ -307,6 +308,6 @@ mod tests {
         let second = EventWriter::create(folder.path(), "run", 5.0, Some(4_096)).unwrap();
         assert_ne!(first.path(), second.path());
         let events = read_events(&std::fs::read(second.path()).unwrap());
-        assert_eq!((events.len(), events[1].step, events[1].starts_session), (2, 4_096, true));
+        assert_eq!((events.len(), events[1].step, events[1].starts_session), (2, 4_097, true));
     }
 }

@@ -16,7 +16,7 @@ fn tensorboard_finds_every_scalar_and_drops_what_a_resumed_run_repeats() {
     }
     writer.flush().unwrap();
     // Killed after step 30, resumed from the checkpoint of step 20.
-    let mut writer = EventWriter::create(&events, "ppo", 200.0, Some(21)).unwrap();
+    let mut writer = EventWriter::create(&events, "ppo", 200.0, Some(20)).unwrap();
     writer.scalars(231.0, 30, &[("rollout/return", 3.0), ("loss/value", -3.0)]).unwrap();
     writer.flush().unwrap();
 
