@@ -21,7 +21,7 @@ pub struct CurvePoint {
     pub mean_return: f64,
     /// Share of intervals over the latency limit, 0 to 1.
     pub violation_rate: f64,
-    /// Mean cost of an episode, in the world's unit of cost.
+    /// Mean cost of a step, in the world's unit of cost.
     pub cost: f64,
 }
 
@@ -57,7 +57,7 @@ type Panel = (&'static str, &'static str, fn(&CurvePoint) -> f64);
 const PANELS: [Panel; 3] = [
     ("Return", "mean return of an episode", |point| point.mean_return),
     ("Violations", "intervals over the limit, %", |point| point.violation_rate * 100.0),
-    ("Cost", "mean cost of an episode", |point| point.cost),
+    ("Cost", "mean cost of a step", |point| point.cost),
 ];
 
 /// All curves as CSV, one row per seed and evaluation; numbers read back exactly.
