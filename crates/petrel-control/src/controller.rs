@@ -77,6 +77,7 @@ impl ControlSettings {
                 scale_down_hold_s: 30.0,
                 budget_usd_per_hour: 10.0,
                 max_prewarm: 0,
+                coldest_tier: Tier::Nvme,
             },
             slo: Slo { p95_ms: 3_000.0 },
             prices: Prices::default(),
@@ -393,7 +394,9 @@ impl Controller {
         if !is_due && !state.policy.is_urgent(&observation) {
             return Ok(None);
         }
-        let wish = state.policy.decide(&observation);
+        let mut wish = state.policy.decide(&observation);
+        // The embedded engine starts executors of one size.
+        wish.action.memory_gb = observation.executor_memory_gb;
         let wished = wish.action;
         let decision = state.guardrails.apply(wish, &observation);
         let took_us = took.elapsed().as_secs_f64() * 1e6;

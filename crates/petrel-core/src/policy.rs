@@ -70,6 +70,13 @@ pub struct Limits {
     /// Most spare executors kept warm; 0 where the engine has no warm pool.
     #[serde(default)]
     pub max_prewarm: u32,
+    /// Coldest tier that the engine's shuffle has.
+    #[serde(default = "archive")]
+    pub coldest_tier: Tier,
+}
+
+fn archive() -> Tier {
+    Tier::Archive
 }
 
 /// Everything a policy may use for one decision. Rates are records/s, times seconds unless the

@@ -257,6 +257,7 @@ impl Script {
                 scale_down_hold_s: 30.0,
                 budget_usd_per_hour: 2.5,
                 max_prewarm: 0,
+                coldest_tier: petrel_core::Tier::Nvme,
             },
             provisioning_note:
                 "Demo script: nothing on this page is measured. Start-up is the real one plus an emulated \

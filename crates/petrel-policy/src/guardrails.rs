@@ -58,6 +58,10 @@ impl Guardrails {
 
         let mut guarded = decision;
         guarded.action.executors = executors;
+        if guarded.action.tier > limits.coldest_tier {
+            notes.push(format!("{} is the coldest tier there is", limits.coldest_tier));
+            guarded.action.tier = limits.coldest_tier;
+        }
         guarded.action.prewarm = guarded.action.prewarm.min(limits.max_prewarm);
         if !notes.is_empty() {
             guarded.reason = format!("{}; guardrails: {}: {executors} executors", guarded.reason, notes.join(", "));
@@ -89,7 +93,7 @@ mod tests {
     use super::*;
     use crate::policies::wish;
     use crate::test_observation::quiet;
-    use petrel_core::Limits;
+    use petrel_core::{Limits, Tier};
     use proptest::prelude::*;
 
     fn guarded(wanted: u32, change: impl Fn(&mut Limits)) -> (u32, String) {
@@ -109,6 +113,19 @@ mod tests {
         assert_eq!(executors, 4);
         assert_eq!(reason, "because; guardrails: budget of 0.5 $/h: 4 executors");
         assert_eq!(guarded(3, |_| {}).1, "because");
+    }
+
+    #[test]
+    fn a_tier_that_the_engine_does_not_have_becomes_its_coldest() {
+        let mut observation = quiet();
+        observation.limits.coldest_tier = Tier::Nvme;
+        let mut wish = wish(&observation, 2, "because".to_string());
+        for (wished, given) in [(Tier::Memory, Tier::Memory), (Tier::S3, Tier::Nvme)] {
+            wish.action.tier = wished;
+            let decision = Guardrails::new().apply(wish.clone(), &observation);
+            assert_eq!(decision.action.tier, given);
+            assert_eq!(decision.reason.contains("nvme is the coldest tier there is"), wished != given);
+        }
     }
 
     #[test]
@@ -152,6 +169,7 @@ mod tests {
                 scale_down_hold_s: hold_s,
                 budget_usd_per_hour: budget,
                 max_prewarm: 3,
+                coldest_tier: Tier::Nvme,
             };
             let mut guardrails = Guardrails::new();
             for pause_s in times {

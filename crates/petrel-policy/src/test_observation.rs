@@ -39,6 +39,7 @@ pub(crate) fn quiet() -> Observation {
             scale_down_hold_s: 0.0,
             budget_usd_per_hour: 1_000.0,
             max_prewarm: 0,
+            coldest_tier: Tier::Archive,
         },
         interval_s: 5.0,
         executors_prewarmed: 0,

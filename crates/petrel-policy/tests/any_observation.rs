@@ -44,7 +44,7 @@ prop_compose! {
     ) -> Observation {
         let limits = Limits {
             min_executors: 0, max_executors: 0, max_step_up: 0, max_step_down: 0, scale_down_hold_s: 0.0,
-            budget_usd_per_hour: 0.0, max_prewarm: 0,
+            budget_usd_per_hour: 0.0, max_prewarm: 0, coldest_tier: Tier::Archive,
         };
         let (executors_running, executors_starting, executors_target, executors_prewarmed) = executors;
         Observation {

@@ -78,6 +78,7 @@ pub fn default_limits() -> Limits {
         scale_down_hold_s: 0.0,
         budget_usd_per_hour: 100.0,
         max_prewarm: 10,
+        coldest_tier: Tier::Archive,
     }
 }
 

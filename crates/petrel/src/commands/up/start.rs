@@ -248,6 +248,7 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
             scale_down_hold_s: control.scale_down_hold,
             budget_usd_per_hour: control.budget_usd_per_hour,
             max_prewarm: 0,
+            coldest_tier: petrel_core::Tier::Nvme,
         },
         slo: Slo { p95_ms: control.slo_p95_ms },
         capacity_prior: cores * RECORDS_PER_S_AND_CORE,
