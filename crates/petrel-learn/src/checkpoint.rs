@@ -551,8 +551,8 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[position] ^= 1 << (position % 8);
             // Damage to what is written twice, the decimal form of a float, is mended.
-            let unnoticed = Checkpoint::from_bytes(&damaged, path)
-                .is_ok_and(|checkpoint| checkpoint.to_bytes().unwrap() != bytes);
+            let unnoticed =
+                Checkpoint::from_bytes(&damaged, path).is_ok_and(|checkpoint| checkpoint.to_bytes().unwrap() != bytes);
             assert!(!unnoticed, "bit {} of byte {position}", position % 8);
             assert!(Checkpoint::from_bytes(&bytes[..position], path).is_err(), "cut at {position}");
         }
