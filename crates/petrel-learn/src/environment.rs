@@ -93,8 +93,9 @@ pub trait Environment: Send {
 pub enum WeightChoice {
     /// Always the same.
     Fixed(Weights),
-    /// Half of the episodes one of the four scenarios, half of them uniform over all weights that add up to 1: a policy
-    /// that saw them all can be given any of them later.
+    /// A third of the episodes one of the four scenarios, a third uniform over all weights that add up to 1, and a third with
+    /// a cost weight uniform from 0.5 to 1: a policy that saw them all can be given any of them later. Where cost counts for
+    /// less than half, more is nearly always better, and there is little to learn; hence the last third.
     Sampled,
 }
 
@@ -104,13 +105,15 @@ impl WeightChoice {
         match self {
             WeightChoice::Fixed(weights) => weights,
             WeightChoice::Sampled => {
-                if generator.random_bool(0.5) {
+                let kind = generator.random_range(0..3);
+                if kind == 0 {
                     return SCENARIOS[generator.random_range(0..SCENARIOS.len())].weights;
                 }
                 // Exponential draws over their sum are uniform on the simplex (Dirichlet with all parameters 1).
                 let [a, b, c] = [(); 3].map(|()| -(1.0 - generator.random::<f64>()).ln());
-                let sum = (a + b + c).max(f64::MIN_POSITIVE);
-                Weights { cost: a / sum, latency: b / sum, throughput: c / sum }
+                let others = (b + c).max(f64::MIN_POSITIVE);
+                let cost = if kind == 1 { a / (a + others) } else { generator.random_range(0.5..1.0) };
+                Weights { cost, latency: (1.0 - cost) * b / others, throughput: (1.0 - cost) * c / others }
             }
         }
     }
@@ -250,25 +253,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sampled_weights_cover_the_simplex_and_the_scenarios() {
+    fn sampled_weights_are_scenarios_and_everything_between_and_often_dear() {
         let mut generator = Pcg64Mcg::seed_from_u64(1);
-        let mut named = 0;
-        let mut sum = [0.0; 3];
-        let draws = 20_000;
+        let (mut named, mut dear) = (0, 0);
+        let (mut low, mut high) = ([1.0_f64; 3], [0.0_f64; 3]);
+        let draws = 30_000;
         for _ in 0..draws {
             let weights = WeightChoice::Sampled.draw(&mut generator);
             if SCENARIOS.iter().any(|scenario| scenario.weights == weights) {
                 named += 1;
                 continue;
             }
-            let Weights { cost, latency, throughput } = weights;
-            assert!((cost + latency + throughput - 1.0).abs() < 1e-12 && cost.min(latency).min(throughput) >= 0.0);
-            for (sum, weight) in sum.iter_mut().zip([cost, latency, throughput]) {
-                *sum += weight;
+            let shares = [weights.cost, weights.latency, weights.throughput];
+            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12 && shares.iter().all(|share| *share >= 0.0));
+            dear += u32::from(weights.cost > 0.5);
+            for (index, share) in shares.iter().enumerate() {
+                (low[index], high[index]) = (low[index].min(*share), high[index].max(*share));
             }
         }
-        assert!((f64::from(named) / f64::from(draws) - 0.5).abs() < 0.02);
-        assert!(sum.iter().all(|sum| (sum / f64::from(draws - named) - 1.0 / 3.0).abs() < 0.01), "{sum:?}");
+        assert!((f64::from(named) / f64::from(draws) - 1.0 / 3.0).abs() < 0.02);
+        // All of the last third, and a quarter of the second.
+        assert!((f64::from(dear) / f64::from(draws) - 5.0 / 12.0).abs() < 0.02);
+        assert!(low.iter().all(|share| *share < 0.01) && high.iter().all(|share| *share > 0.95), "{low:?} {high:?}");
     }
 
     #[test]

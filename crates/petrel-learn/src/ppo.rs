@@ -56,7 +56,8 @@ pub struct PpoSettings {
     pub clip_values: bool,
     /// c2, weight of the entropy in the first iteration (equation 9).
     pub entropy: f32,
-    /// Weight of the entropy at `total_steps`; it moves linearly from the first to this.
+    /// Weight of the entropy at `total_steps`; it falls geometrically from the first to this, so that most of the run is
+    /// played with little chance, as the policy will be; linearly when this is 0.
     pub entropy_at_end: f32,
     /// c1, weight of the critic's mean squared error.
     pub value: f32,
@@ -141,6 +142,14 @@ impl PpoSettings {
             if value.is_nan() || value <= 0.0 {
                 return Err(InvalidValue::new(field, value, "a number above 0"));
             }
+        }
+        if self.entropy.is_nan() || self.entropy < self.entropy_at_end || self.entropy_at_end < 0.0 {
+            let got = format!("{} and {}", self.entropy, self.entropy_at_end);
+            return Err(InvalidValue::new(
+                "entropy and entropy_at_end",
+                got,
+                "two numbers of at least 0 that do not rise",
+            ));
         }
         Ok(())
     }
@@ -473,8 +482,8 @@ impl<E: Environment> Ppo<E> {
         let left = (1.0 - done).max(0.0);
         let anneal = if self.settings.anneal { left } else { 1.0 };
         let learning_rate = (f64::from(self.settings.learning_rate) * anneal) as f32;
-        let (entropy, entropy_at_end) = (f64::from(self.settings.entropy), f64::from(self.settings.entropy_at_end));
-        let entropy_weight = (entropy_at_end + (entropy - entropy_at_end) * left) as f32;
+        let (first, last) = (f64::from(self.settings.entropy), f64::from(self.settings.entropy_at_end));
+        let entropy_weight = if last > 0.0 { first * (last / first).powf(1.0 - left) } else { first * left } as f32;
         let mut metrics =
             Metrics { learning_rate: learning_rate.into(), penalty: self.state.penalty.into(), ..Metrics::default() };
 
