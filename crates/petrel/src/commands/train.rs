@@ -7,7 +7,7 @@ use crate::progress::Steps;
 use crate::table::{grouped, two_columns};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use petrel_core::{InvalidValue, Policy};
+use petrel_core::{InvalidValue, Policy, Weights};
 use petrel_learn::checkpoint::{Checkpoint, write_atomically};
 use petrel_learn::dqn::{Dqn, DqnSettings};
 use petrel_learn::environment::{ClassicEnvironment, ClassicTask, Environment};
@@ -17,6 +17,7 @@ use petrel_learn::ppo::{PpoSettings, PpoState};
 use petrel_learn::queue::{Games, QueueEnvironment, QueueTask};
 use petrel_learn::run::{Begin, RunDirectory, RunEnd};
 use petrel_learn::td3::{ContinuousEnvironment, Td3};
+use petrel_learn::validate::{best, candidates, validate};
 use petrel_learn::{LearnError, presets};
 use petrel_policy::policies::{LEARNED_VERSION, Learned, LearnedClassic, LearnedClassicSettings, LearnedSettings};
 use petrel_sim::queue::{QueueParams, WorldSettings};
@@ -33,6 +34,9 @@ use std::time::{Duration, Instant};
 
 /// Between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// Seed of the games that weights are chosen on, and games of each with other start-up delays.
+const VALIDATION_SEED: u64 = 77;
+const VALIDATION_DRAWS: u64 = 4;
 
 /// Where the policy plays while it learns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -94,8 +98,9 @@ pub(crate) struct TrainArgs {
     /// Copies of the world that are played at a time
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     environments: u32,
-    /// Share of intervals over the objective that ppo-lagrangian aims at
-    #[arg(long, default_value_t = 0.005, value_name = "SHARE")]
+    /// Share of intervals over the objective that ppo-lagrangian aims at, and that the weights chosen on the validation split
+    /// must keep at the lowest cost
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
     target_violations: f64,
     /// Policy file below the meta-controller of td3
     #[arg(long, value_name = "FILE", required_if_eq("algorithm", "td3"))]
@@ -159,32 +164,53 @@ fn train_classic(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Ve
     Ok(Some(LearnedClassic::new(settings, end.network.params().to_vec())?.to_bytes()?))
 }
 
-/// The same on `queue`.
+/// The same on `queue`, with the weights under which the policy does best on the validation split.
 fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
-    let (end, space) = if args.algorithm == Algorithm::Dqn {
+    let (end, task) = if args.algorithm == Algorithm::Dqn {
         let (settings, task) = settled(args, presets::dqn_queue(), QueueTask::default())?;
-        let games = prepare_games(args, &task, settings.seed)?;
+        let games = prepare_games(args, Split::Train, &task, settings.seed)?;
         let mut worlds = QueueEnvironment::new(args.environments as usize, task.clone(), games)?;
-        (train_dqn(args, directory, settings, &mut worlds)?, task.space)
+        (train_dqn(args, directory, settings, &mut worlds)?, task)
     } else {
         let (settings, task) = settled(args, presets::ppo_queue(), QueueTask::default())?;
         let begin = begin(args, directory, settings, Some(presets::first_queue_state))?;
-        let games = prepare_games(args, &task, begin.settings.seed)?;
+        let games = prepare_games(args, Split::Train, &task, begin.settings.seed)?;
         let group = QueueEnvironment::new(per_group(args), task.clone(), games)?;
-        (train_ppo(args, directory, begin, group)?, task.space)
+        (train_ppo(args, directory, begin, group)?, task)
     };
     let Some(end) = end else { return Ok(None) };
     let settings = LearnedSettings {
         version: LEARNED_VERSION,
         name: args.algorithm.name().to_string(),
         actor_sizes: end.network.sizes().to_vec(),
-        space,
+        space: task.space,
         meta_sizes: None,
         meta_every_decisions: 1,
         weights: None,
         made_by: command_line(),
     };
-    Ok(Some(Learned::new(settings, end.network.params().to_vec(), None)?.to_bytes()?))
+    let learned = Learned::new(settings.clone(), end.network.params().to_vec(), None)?;
+    let chosen = choose_weights(args, &learned, &task)?;
+    let learned = Learned::new(LearnedSettings { weights: chosen, ..settings }, end.network.params().to_vec(), None)?;
+    Ok(Some(learned.to_bytes()?))
+}
+
+/// Plays the validation split under every candidate and shows how the policy fares.
+fn choose_weights(args: &TrainArgs, learned: &Learned, task: &QueueTask) -> Result<Option<Weights>, CommandError> {
+    let task = QueueTask { loads: vec![1.0], ..task.clone() };
+    let games = prepare_games(args, Split::Validate, &task, VALIDATION_SEED)?;
+    let rows = validate(learned, &games, &task, &candidates(), VALIDATION_DRAWS)?;
+    let chosen = best(&rows, args.target_violations);
+    print(
+        "validation: weights of cost, latency, throughput; intervals over the objective; cost relative to the load\n",
+    );
+    for row in &rows {
+        let Weights { cost, latency, throughput } = row.weights;
+        let mark = if chosen == Some(*row) { "  chosen" } else { "" };
+        let violations = 100.0 * row.violation_rate;
+        print(&format!("  {cost:.2} {latency:.2} {throughput:.2}  {violations:>6.2} %  {:.3}{mark}\n", row.cost));
+    }
+    Ok(chosen.map(|row| row.weights))
 }
 
 /// A meta-controller above the policy of `--policy`; the file holds both.
@@ -194,7 +220,7 @@ fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u
     let below = Learned::load(&bytes)?;
     let (mut settings, task) = settled(args, presets::td3_meta(), MetaSettings::default())?;
     settings.seed = args.seed.unwrap_or(settings.seed);
-    let games = prepare_games(args, &QueueTask::default(), settings.seed)?;
+    let games = prepare_games(args, Split::Train, &QueueTask::default(), settings.seed)?;
     let params = Arc::clone(games.params());
     let world = WorldSettings::new(&params, settings.seed);
     let arrivals = games.games().iter().map(|game| Arc::clone(&game.arrivals)).collect();
@@ -224,15 +250,15 @@ fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u
     Ok(Some(learned.to_bytes()?))
 }
 
-/// The games of the training split.
-fn prepare_games(args: &TrainArgs, task: &QueueTask, seed: u64) -> Result<Games, CommandError> {
+/// The games of a split, at every load of the task.
+fn prepare_games(args: &TrainArgs, split: Split, task: &QueueTask, seed: u64) -> Result<Games, CommandError> {
     let set = match &args.traces {
         Some(folder) => TraceSet::load(folder, TraceSettings::default())?,
         None => TraceSet::synthetic(TraceSettings::default()),
     };
     let bars = Steps::new(args.quiet);
     let step = bars.step("games", 1);
-    let games = Games::prepare(&Arc::new(QueueParams::default()), &set.episodes(Split::Train), task, seed)?;
+    let games = Games::prepare(&Arc::new(QueueParams::default()), &set.episodes(split), task, seed)?;
     step.done(format!("{} prepared", games.games().len()));
     Ok(games)
 }
