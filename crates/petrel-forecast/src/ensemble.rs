@@ -17,7 +17,7 @@ use crate::moment::{HORIZONS, Moment, Table};
 use crate::onset::OnsetDetector;
 
 /// Names of the experts, in the order of [`Ensemble::tables`].
-pub const EXPERTS: [&str; 11] = [
+pub const EXPERTS: [&str; PLACES] = [
     "last-value",
     "seasonal-naive",
     "smoothing-fast",
@@ -74,7 +74,7 @@ impl Ensemble {
             hawkes: Hawkes::new(memory),
             onset: OnsetClimb::new(DampedTrend::new(level_gain, trend_gain, damping), damping, onset, memory),
             level_table: LevelTable::new(memory),
-            mixture: Mixture::new(EXPERTS.len(), ONSET, rate),
+            mixture: Mixture::new(ONSET, rate),
             calibration: Calibration::new(settings.calibration_step as f32),
             tables: [[[0.0; 4]; HORIZONS]; PLACES],
             mixed: [[0.0; 4]; HORIZONS],
@@ -84,7 +84,7 @@ impl Ensemble {
 
     /// Takes the next second and answers with the calibrated quantiles.
     pub fn step(&mut self, now: &Moment) -> &Table {
-        let [first, second, third, fourth, fifth, sixth, seventh, eighth, ninth, tenth, eleventh, _] = &mut self.tables;
+        let [first, second, third, fourth, fifth, sixth, seventh, eighth, ninth, tenth, eleventh] = &mut self.tables;
         self.last_value.step(now, first);
         self.seasonal_naive.step(now, second);
         for (expert, table) in self.smoothing.iter_mut().zip([third, fourth, fifth]) {
@@ -104,7 +104,7 @@ impl Ensemble {
 
     /// What each of [`EXPERTS`] forecast last.
     pub fn tables(&self) -> &[Table] {
-        &self.tables[..EXPERTS.len()]
+        &self.tables
     }
 
     /// The mixture before calibration.

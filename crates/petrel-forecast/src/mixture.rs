@@ -17,12 +17,15 @@ use crate::experts::onset_climb::{PHASES, Phase};
 use crate::lanes::{larger, smaller};
 use crate::moment::{HORIZONS, HorizonRing, Moment, Table};
 
-/// Experts that have room; unused places have weight 0.
-pub const PLACES: usize = 12;
-const QUANTILES: usize = 3;
-const LEVELS: [f32; QUANTILES] = [0.1, 0.5, 0.9];
-/// Numbers that wait per origin: the experts' quantiles, the mixture's, the phase, the unit.
-const WAITING: usize = (PLACES + 1) * QUANTILES + 2;
+/// Experts that are mixed.
+pub const PLACES: usize = 11;
+/// Quantiles, and an unused lane: every loop below does four lanes at once.
+const LANES: usize = 4;
+const LEVELS: [f32; LANES] = [0.1, 0.5, 0.9, 0.5];
+/// One number per expert and quantile.
+type Rows = [[f32; LANES]; PLACES];
+/// Numbers that wait per origin: the experts' quantiles, the mixture's, the phase and the unit.
+const WAITING: usize = (PLACES + 1) * LANES + 2;
 /// Share of the prior that the onset expert has outside of quiet seconds.
 const ONSET_SHARE: f32 = 0.9;
 
@@ -46,20 +49,20 @@ impl Default for LearningRate {
     }
 }
 
-/// Sums and weights of one quantile.
+/// Sums and weights at one horizon.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
-    regret: [f32; PLACES],
-    squares: [f32; PLACES],
-    range: [f32; PLACES],
-    weights: [f32; PLACES],
+    regret: Rows,
+    squares: Rows,
+    range: Rows,
+    weights: Rows,
 }
 
-/// What one quantile is judged by.
+/// What the weights at one horizon are judged by.
 #[derive(Debug, Clone, Copy)]
 struct Outcome {
     rate: f32,
-    level: f32,
+    mixture: [f32; LANES],
     /// One over the unit in which losses are measured.
     per_unit: f32,
     /// Share of the linearised regret; the rest is the difference of losses.
@@ -73,7 +76,7 @@ pub struct Mixture {
     /// Logarithm of the number of experts.
     log_experts: f32,
     priors: [[f32; PLACES]; PHASES],
-    cells: Box<[[[Cell; QUANTILES]; HORIZONS]; PHASES]>,
+    cells: Box<[[Cell; HORIZONS]; PHASES]>,
     waiting: HorizonRing<WAITING>,
     unit: f32,
     seconds: f32,
@@ -92,23 +95,26 @@ fn exp2(x: f32) -> f32 {
 }
 
 impl Mixture {
-    /// A mixture of `experts` experts, of which `onset_expert` is the one that knows of bursts.
-    pub fn new(experts: usize, onset_expert: usize, rate: LearningRate) -> Self {
-        let experts = experts.clamp(1, PLACES);
+    /// A mixture in which the expert at `onset_expert` is the one that knows of bursts.
+    pub fn new(onset_expert: usize, rate: LearningRate) -> Self {
         let mut priors = [[0.0; PLACES]; PHASES];
         for (phase, prior) in priors.iter_mut().enumerate() {
             let given = if phase == Phase::Quiet as usize { 0.0 } else { ONSET_SHARE };
-            prior[..experts].iter_mut().for_each(|share| *share = (1.0 - given) / experts as f32);
+            prior.iter_mut().for_each(|share| *share = (1.0 - given) / PLACES as f32);
             if let Some(share) = prior.get_mut(onset_expert) {
                 *share += given;
             }
         }
-        let cell =
-            |prior| Cell { regret: [0.0; PLACES], squares: [0.01; PLACES], range: [0.01; PLACES], weights: prior };
+        let cell = |prior: [f32; PLACES]| Cell {
+            regret: [[0.0; LANES]; PLACES],
+            squares: [[0.01; LANES]; PLACES],
+            range: [[0.01; LANES]; PLACES],
+            weights: prior.map(|share| [share; LANES]),
+        };
         Self {
             rate,
-            log_experts: (experts as f32).ln().max(0.1),
-            cells: Box::new(priors.map(|prior| [[cell(prior); QUANTILES]; HORIZONS])),
+            log_experts: (PLACES as f32).ln(),
+            cells: Box::new(priors.map(|prior| [cell(prior); HORIZONS])),
             priors,
             waiting: HorizonRing::default(),
             unit: 0.0,
@@ -116,9 +122,9 @@ impl Mixture {
         }
     }
 
-    /// Weights in force in `phase` at horizon `index`: rows 0.1, 0.5, 0.9.
-    pub fn weights(&self, phase: Phase, index: usize) -> [[f32; PLACES]; QUANTILES] {
-        self.cells[phase as usize][index].map(|cell| cell.weights)
+    /// Weights in force in `phase` at horizon `index`: a row per expert, columns 0.1, 0.5, 0.9 and one unused.
+    pub fn weights(&self, phase: Phase, index: usize) -> [[f32; 4]; PLACES] {
+        self.cells[phase as usize][index].weights
     }
 
     /// Learns from the outcome of this second, then mixes the experts' `tables`.
@@ -128,37 +134,30 @@ impl Mixture {
         }
         self.seconds += 1.0;
         self.unit += (1.0 / self.seconds).max(0.003) * (now.rate - self.unit);
-        for index in 0..HORIZONS {
+        for (index, mixed_row) in mixed.iter_mut().enumerate() {
             let slot = self.waiting.slot(index, now);
+            let (rows, rest) = slot.as_chunks_mut::<LANES>();
+            let [phase_slot, unit_slot] = rest else { continue };
+            let Some((mixture_row, expert_rows)) = rows.split_last_mut() else { continue };
             if now.matured[index] {
-                let phase_then = (slot[WAITING - 2] as usize).min(PHASES - 1);
-                let prior = &self.priors[phase_then];
-                let per_unit = 1.0 / slot[WAITING - 1];
+                let phase_then = (*phase_slot as usize).min(PHASES - 1);
                 let linear = if phase_then == Phase::Quiet as usize { 1.0 } else { LINEAR_IN_BURSTS };
-                for (quantile, cell) in self.cells[phase_then][index].iter_mut().enumerate() {
-                    let mut experts = [0.0; PLACES];
-                    experts.copy_from_slice(&slot[quantile * PLACES..(quantile + 1) * PLACES]);
-                    let mixture = slot[QUANTILES * PLACES + quantile];
-                    let outcome = Outcome { rate: now.rate, level: LEVELS[quantile], per_unit, linear };
-                    cell.learn(&experts, mixture, outcome, prior, self.log_experts, self.rate);
+                let outcome = Outcome { rate: now.rate, mixture: *mixture_row, per_unit: 1.0 / *unit_slot, linear };
+                let prior = &self.priors[phase_then];
+                self.cells[phase_then][index].learn(expert_rows, outcome, prior, self.log_experts, self.rate);
+            }
+            let weights = &self.cells[phase as usize][index].weights;
+            let mut sums = [0.0; LANES];
+            for ((expert_row, table), weights) in expert_rows.iter_mut().zip(tables).zip(weights) {
+                *expert_row = table[index];
+                for lane in 0..LANES {
+                    sums[lane] += weights[lane] * expert_row[lane];
                 }
             }
-            for (quantile, cell) in self.cells[phase as usize][index].iter().enumerate() {
-                let mut rates = [0.0; PLACES];
-                for place in 0..PLACES {
-                    rates[place] = tables[place][index][quantile];
-                }
-                let mut products = cell.weights;
-                for place in 0..PLACES {
-                    products[place] *= rates[place];
-                }
-                let sum = products.iter().sum();
-                slot[quantile * PLACES..(quantile + 1) * PLACES].copy_from_slice(&rates);
-                slot[QUANTILES * PLACES + quantile] = sum;
-                mixed[index][quantile] = sum;
-            }
-            slot[WAITING - 2] = phase as usize as f32;
-            slot[WAITING - 1] = self.unit + 0.05;
+            *mixture_row = sums;
+            *mixed_row = sums;
+            *phase_slot = phase as usize as f32;
+            *unit_slot = self.unit + 0.05;
         }
     }
 }
@@ -166,42 +165,51 @@ impl Mixture {
 impl Cell {
     fn learn(
         &mut self,
-        experts: &[f32; PLACES],
-        mixture: f32,
+        experts: &[[f32; LANES]],
         outcome: Outcome,
         prior: &[f32; PLACES],
         log_experts: f32,
         rate: LearningRate,
     ) {
-        let Outcome { rate: outcome, level, per_unit, linear } = outcome;
-        let below = if outcome < mixture { 1.0 } else { 0.0 };
-        let gradient = (below - level) * per_unit;
-        let mixture_loss = gradient * (mixture - outcome);
-        let (mut squares, mut range, mut regret) = (self.squares, self.range, self.regret);
-        let (mut exponents, mut weights) = ([0.0; PLACES], [0.0; PLACES]);
-        for place in 0..PLACES {
-            let error = (outcome - experts[place]) * per_unit;
-            let loss = larger(level * error, (level - 1.0) * error);
-            let linearised = gradient * (mixture - experts[place]);
-            let earned = linear * linearised + (1.0 - linear) * (mixture_loss - loss);
-            squares[place] = rate.keep * squares[place] + earned * earned;
-            range[place] = larger(rate.keep * range[place], earned.abs());
-            let eta = smaller(0.5 / range[place], rate.boost * (log_experts / squares[place]).sqrt());
-            regret[place] = rate.keep * regret[place] + earned * (1.0 - eta * earned);
-            weights[place] = eta * prior[place];
-            exponents[place] = eta * regret[place] * std::f32::consts::LOG2_E;
+        let Outcome { rate: outcome, mixture, per_unit, linear } = outcome;
+        let (mut gradient, mut mixture_loss) = ([0.0; LANES], [0.0; LANES]);
+        for lane in 0..LANES {
+            let below = if outcome < mixture[lane] { 1.0 } else { 0.0 };
+            gradient[lane] = (below - LEVELS[lane]) * per_unit;
+            mixture_loss[lane] = gradient[lane] * (mixture[lane] - outcome);
         }
-        let largest = exponents.iter().copied().fold(f32::MIN, larger);
-        for place in 0..PLACES {
-            weights[place] *= exp2(exponents[place] - largest);
+        let mut exponents = [[0.0; LANES]; PLACES];
+        let mut largest = [f32::MIN; LANES];
+        for (place, expert) in experts.iter().enumerate().take(PLACES) {
+            let (squares, range, regret) = (&mut self.squares[place], &mut self.range[place], &mut self.regret[place]);
+            for lane in 0..LANES {
+                let error = (outcome - expert[lane]) * per_unit;
+                let loss = larger(LEVELS[lane] * error, (LEVELS[lane] - 1.0) * error);
+                let linearised = gradient[lane] * (mixture[lane] - expert[lane]);
+                let earned = linear * linearised + (1.0 - linear) * (mixture_loss[lane] - loss);
+                squares[lane] = rate.keep * squares[lane] + earned * earned;
+                range[lane] = larger(rate.keep * range[lane], earned.abs());
+                let eta = smaller(0.5 / range[lane], rate.boost * (log_experts / squares[lane]).sqrt());
+                regret[lane] = rate.keep * regret[lane] + earned * (1.0 - eta * earned);
+                self.weights[place][lane] = eta * prior[place];
+                exponents[place][lane] = eta * regret[lane] * std::f32::consts::LOG2_E;
+                largest[lane] = larger(largest[lane], exponents[place][lane]);
+            }
         }
-        let total: f32 = weights.iter().sum();
-        let (scale, share) =
-            if total > 0.0 { ((1.0 - rate.fixed_share) / total, rate.fixed_share) } else { (0.0, 1.0) };
-        for place in 0..PLACES {
-            weights[place] = scale * weights[place] + share * prior[place];
+        let mut totals = [0.0; LANES];
+        for (weights, exponents) in self.weights.iter_mut().zip(&exponents) {
+            for lane in 0..LANES {
+                weights[lane] *= exp2(exponents[lane] - largest[lane]);
+                totals[lane] += weights[lane];
+            }
         }
-        *self = Self { regret, squares, range, weights };
+        // The largest exponent is 0 now, so that no total is 0.
+        let scales = totals.map(|total| (1.0 - rate.fixed_share) / total);
+        for (weights, prior) in self.weights.iter_mut().zip(prior) {
+            for lane in 0..LANES {
+                weights[lane] = scales[lane] * weights[lane] + rate.fixed_share * prior;
+            }
+        }
     }
 }
 
