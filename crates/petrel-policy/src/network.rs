@@ -143,8 +143,8 @@ const TANH_CLAMP: f32 = 7.905_311;
 /// Numerator and denominator of the rational approximation of tanh (odd degree 13 over even degree 6), the one of Eigen's
 /// `generic_fast_tanh_float`: error below 5 units in the last place.
 const TANH_ODD: [f32; 7] =
-    [4.893_524_6e-3, 6.372_619_3e-4, 1.485_722_4e-5, 5.122_297e-8, -8.604_672e-11, 2.000_187_9e-13, -2.760_768_5e-16];
-const TANH_EVEN: [f32; 4] = [4.893_525_2e-3, 2.268_434_6e-3, 1.185_347_1e-4, 1.198_258_4e-6];
+    [4.893_524_6e-3, 6.372_619_3e-4, 1.485_722_4e-5, 5.122_297e-8, -8.604_672e-11, 2.000_188e-13, -2.760_768_5e-16];
+const TANH_EVEN: [f32; 4] = [4.893_525e-3, 2.268_434_6e-3, 1.185_347_1e-4, 1.198_258_4e-6];
 
 /// tanh by a rational function, branch-free so that it vectorises; `fma(a, b, c)` is `a * b + c`.
 #[inline(always)]
