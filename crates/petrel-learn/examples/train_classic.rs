@@ -8,6 +8,7 @@
 use petrel_core::Weights;
 use petrel_learn::environment::{ClassicEnvironment, ClassicTask};
 use petrel_learn::ppo::{Ppo, PpoSettings};
+use petrel_learn::presets;
 use petrel_policy::classic_rules::ClassicRule;
 use petrel_policy::policies::{LearnedClassic, LearnedClassicSettings};
 use petrel_sim::classic::{ClassicAction, ClassicWorld, TOURNAMENT_STEPS, optimum_given};
@@ -59,23 +60,7 @@ fn row(player: &str, scenario: &str, outcome: &Outcome) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let settings = PpoSettings {
-        total_steps: 20_000_000,
-        rollout_steps: 128,
-        minibatch: 2_048,
-        epochs: 4,
-        learning_rate: 2e-3,
-        anneal: true,
-        // A step leaves nothing behind in this world, so what counts is the step alone.
-        discount: 0.0,
-        // Advantages as they are: the entropy bonus then wins where choices hardly differ, and exploring ends by itself
-        // where they do.
-        normalise_advantages: false,
-        entropy: 0.05,
-        entropy_at_end: 0.001,
-        ..PpoSettings::default()
-    };
-    let mut settings_json = serde_json::to_value(settings)?;
+    let mut settings_json = serde_json::to_value(presets::ppo_classic())?;
     let mut task_json = serde_json::to_value(ClassicTask::default())?;
     let (mut environments, mut out) = (64, None);
     for argument in std::env::args().skip(1) {

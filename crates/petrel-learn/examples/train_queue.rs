@@ -5,10 +5,9 @@
 //! model-predictive control on equal arrivals and seeds, all behind the same guardrails.
 
 use petrel_core::{Policy, Slo};
-use petrel_learn::ppo::{Ppo, PpoSettings, PpoState};
+use petrel_learn::ppo::{Ppo, PpoSettings};
+use petrel_learn::presets;
 use petrel_learn::queue::{Games, QueueEnvironment, QueueTask};
-use petrel_policy::action_space::{QUEUE_HEADS, level_near};
-use petrel_policy::encode::QUEUE_OBSERVATION;
 use petrel_policy::policies::{LEARNED_VERSION, Learned, LearnedSettings};
 use petrel_policy::{Guardrails, PolicySettings, by_name};
 use petrel_sim::queue::{QueueParams, QueueWorld, WorldSettings};
@@ -22,19 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let settings = PpoSettings {
-        total_steps: 3_000_000,
-        rollout_steps: 60,
-        minibatch: 1_024,
-        epochs: 4,
-        learning_rate: 1e-3,
-        anneal: true,
-        discount: 0.97,
-        gae_lambda: 0.9,
-        entropy: 0.003,
-        ..PpoSettings::default()
-    };
-    let mut settings = serde_json::to_value(settings)?;
+    let mut settings = serde_json::to_value(presets::ppo_queue())?;
     let mut task = serde_json::to_value(QueueTask::default())?;
     let (mut environments, mut traces, mut out) = (128, None, None);
     for argument in std::env::args().skip(1) {
@@ -64,8 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let groups = settings.threads;
     let group = QueueEnvironment::new(environments / groups, task.clone(), games)?;
-    let mut state = PpoState::new(&settings, QUEUE_OBSERVATION, &QUEUE_HEADS);
-    state.prefer(&[level_near(1.3), 3, 0, 1, 0], 2.5);
+    let state = presets::first_queue_state(&settings);
     let mut ppo = Ppo::resume(settings, vec![group; groups], state)?;
     let begun = Instant::now();
     ppo.train(|metrics, _| {

@@ -16,7 +16,11 @@ pub fn ppo_classic() -> PpoSettings {
         learning_rate: 2e-3,
         anneal: true,
         discount: 0.0,
-        entropy: 0.003,
+        // Advantages as they are: the entropy bonus then wins where choices hardly differ, and exploring ends by itself
+        // where they do.
+        normalise_advantages: false,
+        entropy: 0.05,
+        entropy_at_end: 0.0005,
         ..PpoSettings::default()
     }
 }
@@ -32,7 +36,8 @@ pub fn ppo_queue() -> PpoSettings {
         anneal: true,
         discount: 0.97,
         gae_lambda: 0.9,
-        entropy: 0.003,
+        entropy: 0.01,
+        entropy_at_end: 0.0003,
         ..PpoSettings::default()
     }
 }

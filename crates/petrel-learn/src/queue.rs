@@ -43,7 +43,7 @@ impl Default for QueueTask {
     fn default() -> Self {
         Self {
             weights: WeightChoice::Sampled,
-            violation_penalty: 15.0,
+            violation_penalty: 40.0,
             slo_p95_ms: DEFAULT_P95_MS,
             limits: petrel_sim::queue::default_limits(),
             loads: vec![0.6, 1.0, 1.5],
