@@ -1,4 +1,54 @@
-//! V1
+//! What does nobody undercut, whatever they know? A lower bound on the cost of every policy in the world `queue` at a given
+//! number of violated intervals: the cheapest way through a world that is easier in every respect, found exactly.
+//!
+//! # The relaxed world
+//!
+//! Each step below replaces something in the world by something that is at most as costly, so that every run of the world is
+//! also a run of the relaxed world with no higher cost. The cheapest relaxed run then bounds all of them.
+//!
+//! 1. **Fleet.** Only working executors and starts are paid, each at the price of the smallest size. Every working executor is
+//!    paid in its second, and a start was paid before it worked. A start costs [`start_price`]: the i-th request granted waits its i-th
+//!    draw, at the full price or in the pool at the pool's; requests given up cost a second in the pool. For a price p per
+//!    start, the sum over any prefix of the draws of `max(0, p + pool share - cost of the draw) - pool share` bounds what p
+//!    charges too much; its largest value is refunded once. Executors leave at any second. Steps of more than one executor
+//!    are paid as the fewest and work as the most of the step. A second in which an executor may be taken away is paid for one
+//!    less. Requests to storage cost nothing; the shuffle that exists at the beginning is paid for as the world does.
+//! 2. **Work.** Per record: CPU and moving at the lowest temperature of the episode, the best codec, the fastest tier for
+//!    reading again, on a tier whose price is next to nothing. Costlier tiers sell progress at no more than their storage's
+//!    price. Bandwidth is not shared, nothing is made again, no batch is too large, speed follows the universal scalability
+//!    law at the most executors of the step.
+//! 3. **Warm-up.** A fleet lacks the share `slowdown * coldness` of its speed, where coldness (what is left of the warm-up, per executor)
+//!    decays and is raised by every start as in the world; it is rounded down to steps, and executors that leave do not change it.
+//! 4. **Batches.** Let batch i start at s, end at e, and the one before start at s'. It contains the records from s' - ingest
+//!    delay on, so the oldest has latency e - s' + ingest delay at least. In an interval that keeps the objective no more than 5 % of the
+//!    records are late, hence e - s' <= objective - ingest delay + x, where x is the longest stretch before the objective's age in
+//!    which so few records came. Two batches that follow one another so last `pair` at most, and each has its fixed part. Call
+//!    *work* the time beyond the fixed parts divided by the straggler factor of the batch (known: a function of its number).
+//!    [`pace`] solves the linear program of the most work ahead of a constant pace that any stretch of batches can do; its extreme
+//!    points have the shortest or the longest batch, so a recursion from the last batch solves it. With V the most that can
+//!    still be done ahead, `0 <= V <= ahead`, and g the speed, the quantity *progress* = records processed + g V grows by g pace
+//!    a second at most, plus `ahead` times every increase of g. That is what the dynamic program counts. Intervals whose pair may be
+//!    longer, intervals outside the objective, the one before and the last are free of the rule: there only the speed counts, and
+//!    `ahead` is granted when the rule is back.
+//! 5. **Latency.** When an interval that keeps the objective begins, all records older than the objective are processed but
+//!    for the late ones that 5 % allow; no record is processed before it is readable. At the end of the episode the same
+//!    holds for what waits.
+//! 6. **Memory** (only for calm arrivals, else left out, which is cheaper). A batch needs the window state of what was surely
+//!    committed, which is what came more than a pair of batches ago. Spilling stretches the work; the least memory for a
+//!    stretch is a concave function of it, so the chord between no spilling and the smallest executors lies below. Memory is
+//!    charged for work only, and progress not made takes off as much as spilling could have saved.
+//! 7. **Rounding.** The backlog lives on a grid; progress is rounded up and arrivals down.
+//!
+//! The relaxed world is solved by dynamic programming over seconds (Bellman, *Dynamic Programming*, 1957) on fleet, coldness and
+//! backlog. Up to two violated intervals are counted in the state. For more, each costs a multiplier: for every
+//! multiplier >= 0 the cheapest run less multiplier times violations allowed is a bound by weak duality (Boyd and Vandenberghe, *Convex
+//! Optimization*, 2004, section 5.2.2), and the best of several is taken.
+//!
+//! # What the bound does not see
+//!
+//! Executors of one size only, the five seconds between decisions, delays of the world's slow starts, several late stretches within one
+//! interval, and that a batch takes all that waits. `docs/optimum.md` says how much that leaves open.
+
 use petrel_core::{Codec, Tier};
 use petrel_sim::queue::{Arrivals, Draws, QueueParams, QueueWorld, StartupDraws, Stream, WorldSettings};
 use petrel_sim::table;
@@ -13,6 +63,9 @@ enum Violations {
     Priced(f32),
 }
 
+/// Steps of coldness: none, then each the coldness that the next one has an interval later, up to a fleet that has just come up.
+const COLD_STEPS: usize = 6;
+
 /// Largest number of violations that is counted exactly; above, Lagrange's relaxation takes over.
 const MOST_COUNTED: usize = 2;
 
@@ -21,6 +74,8 @@ const MOST_COUNTED: usize = 2;
 struct Mode {
     /// Fewest executors of the step: what is paid for.
     fewest: f64,
+    /// Most executors of the step.
+    most: f64,
     /// Records per second of straggler-free work, for batches inside the objective.
     speed: f64,
     /// Most records per second whatever the batches are.
@@ -32,9 +87,25 @@ struct Mode {
     bonus_down: f64,
 }
 
+/// What memory above the smallest executors costs and is worth.
+#[derive(Debug, Clone, Copy)]
+struct MemoryTerms {
+    /// Executor-seconds that a gigabyte costs per second of straggler-free work.
+    per_gb: f64,
+    /// Usable gigabytes of the smallest executor, and usable share of a further gigabyte.
+    smallest_usable_gb: f64,
+    usable_share: f64,
+    /// Time added when everything is spilled, as a multiple.
+    spill_slowdown: f64,
+}
+
 /// Everything the dynamic program needs to know, in records and executor-seconds.
 struct Relaxation {
     modes: Vec<Mode>,
+    /// Share of its speed that a fleet lacks when all executors have just come up.
+    slowdown: f64,
+    /// Part of that lack that is left after a second.
+    cold_keep: f64,
     /// Step of the fleet that the world begins with.
     first_mode: usize,
     counts: Vec<f64>,
@@ -60,6 +131,9 @@ struct Relaxation {
     /// Seconds in which an executor may be taken away.
     may_preempt: Vec<bool>,
     fewest_paid: f64,
+    /// Memory that batches of each second need at least, gigabytes; all 0 where memory is left out.
+    need_gb: Vec<f64>,
+    memory: MemoryTerms,
     executor_usd_per_s: f64,
     /// Dollars that no action avoids.
     sunk_usd: f64,
@@ -68,17 +142,53 @@ struct Relaxation {
 /// A lower bound on the cost of every policy with at most `allowed` violated intervals, dollars; infinite when the relaxation shows
 /// that no policy has so few.
 pub fn lower_bound(params: &Arc<QueueParams>, arrivals: &Arc<Arrivals>, settings: &WorldSettings, allowed: u32) -> f64 {
-    let Some(relaxation) = Relaxation::new(params, arrivals, settings) else { return 0.0 };
     let allowed = allowed as usize;
-    let intervals = relaxation.late.len();
-    let least = if allowed >= intervals {
-        relaxation.least(Violations::Priced(0.0))
-    } else if allowed <= MOST_COUNTED {
-        relaxation.least(Violations::Counted(allowed))
-    } else {
-        relaxation.best_multiplier(allowed)
-    };
-    relaxation.usd(least)
+    // Counting memory makes idle executors too cheap, leaving it out makes busy ones too cheap: both are bounds.
+    [is_calm(arrivals)].into_iter().fold(0.0, |best: f64, counts_memory| {
+        let Some(relaxation) = Relaxation::new(params, arrivals, settings, counts_memory) else { return best };
+        let intervals = relaxation.late.len();
+        let least = if allowed >= intervals {
+            relaxation.least(Violations::Priced(0.0))
+        } else if allowed <= MOST_COUNTED {
+            relaxation.least(Violations::Counted(allowed))
+        } else {
+            relaxation.best_multiplier(allowed)
+        };
+        best.max(relaxation.usd(least))
+    })
+}
+
+/// True when no stretch of five seconds brings more than 2.5 times the mean.
+fn is_calm(arrivals: &Arrivals) -> bool {
+    let mean = arrivals.total() / arrivals.duration_s().max(1) as f64;
+    arrivals.counts.windows(5).all(|five| five.iter().map(|count| f64::from(*count)).sum::<f64>() <= 12.5 * mean)
+}
+
+/// Lower bound, gigabytes, on the memory that a batch under way in each second needs for the window state: records that came
+/// more than `age_s` before its start are committed, and each was kept from its own second at the latest.
+fn needed_memory(params: &QueueParams, arrivals: &Arrivals, age_s: f64, pair_s: f64) -> Vec<f64> {
+    let keep = 1.0 - 1.0 / params.shuffle.retention_s;
+    let duration_s = arrivals.duration_s();
+    let initial = arrivals.initial_rate * params.shuffle.retention_s;
+    let mut kept = vec![0.0];
+    for count in &arrivals.counts {
+        kept.push((kept[kept.len() - 1] + f64::from(*count)) * keep);
+    }
+    let retained: Vec<f64> = (0..=duration_s)
+        .map(|second| {
+            let covered = (second as f64 - age_s).max(0.0) as usize;
+            initial * keep.powi(second as i32) + kept[covered] * keep.powi((second - covered) as i32)
+        })
+        .collect();
+    let window = pair_s.ceil() as usize + 1;
+    (0..=duration_s)
+        .map(|second| {
+            let from = second.saturating_sub(window);
+            let to = (second + 1).min(duration_s);
+            let least = retained[from..=to].iter().copied().fold(f64::INFINITY, f64::min);
+            least * params.memory.state_bytes_per_record / 1e9
+        })
+        .collect()
 }
 
 /// Share taken off for rounding in single precision: 600 additions of relative error 6e-8 each.
@@ -92,7 +202,12 @@ impl Relaxation {
         (executor_seconds * (1.0 - ROUNDING) - self.start_refund).max(0.0) * self.executor_usd_per_s + self.sunk_usd
     }
 
-    fn new(params: &Arc<QueueParams>, arrivals: &Arc<Arrivals>, settings: &WorldSettings) -> Option<Self> {
+    fn new(
+        params: &Arc<QueueParams>,
+        arrivals: &Arc<Arrivals>,
+        settings: &WorldSettings,
+        counts_memory: bool,
+    ) -> Option<Self> {
         let duration_s = arrivals.duration_s();
         let interval_s = params.time.interval_s as usize;
         let intervals = duration_s.div_ceil(interval_s);
@@ -128,10 +243,10 @@ impl Relaxation {
             late.push(allowance);
             longest_pair.push(slo_s - ingest_s + latest_s(arrivals, from_s, to_s, slo_s, allowance));
         }
+        // The few intervals that may hold longer pairs than all others are freed from the rule altogether.
         let mut sorted = longest_pair.clone();
         sorted.sort_by(f64::total_cmp);
-        let usual_pair = sorted[(intervals * 9 / 10).min(intervals - 1)];
-        let pair_s = usual_pair.max(2.0 * fixed_s + 0.1);
+        let pair_s = sorted[(intervals * 98 / 100).min(intervals - 1)].max(2.0 * fixed_s + 0.1);
         let is_long: Vec<bool> = longest_pair.iter().map(|pair| *pair > pair_s).collect();
         let loose =
             (0..intervals).map(|index| index + 1 == intervals || is_long[index] || is_long[index + 1]).collect();
@@ -221,6 +336,7 @@ impl Relaxation {
             let starts = if index == 0 { 0.0 } else { f64::from(*fewest - steps[index - 1].1) };
             modes.push(Mode {
                 fewest: f64::from(*fewest),
+                most: f64::from(*most),
                 speed,
                 top_speed: parallelism / work(&Tier::ALL, 0.0),
                 starts,
@@ -248,12 +364,34 @@ impl Relaxation {
             }
         }
 
-        let draws = StartupDraws::new(&params.startup);
-        let (start_price, start_refund) = start_price(params, &draws, settings.seed, duration_s);
+        let least_straggler = 1.0 / gumbels.iter().map(|gumbel| inverse(1.0, *gumbel)).fold(best_inverse, f64::max);
+        let memory = MemoryTerms {
+            per_gb: least_straggler * prices.memory_usd_per_gb_hour / 3_600.0 / executor_usd_per_s,
+            smallest_usable_gb: table::usable_memory_gb(params, f64::from(params.memory.min_gb)),
+            usable_share: params.memory.usable_share,
+            spill_slowdown: params.memory.spill_slowdown,
+        };
+        let need_gb = if counts_memory {
+            needed_memory(params, arrivals, pair_s + ingest_s - fixed_s, pair_s)
+        } else {
+            vec![0.0; duration_s + 1]
+        };
         let most_preemption =
             params.startup.preemptions_per_executor_hour / 3_600.0 * 2.0 * f64::from(limits.max_executors);
         let preemptions = Draws::new(settings.seed, Stream::Preemption);
-        let may_preempt = (0..duration_s as u64).map(|second| preemptions.uniform(second) < most_preemption).collect();
+        let may_preempt: Vec<bool> =
+            (0..duration_s as u64).map(|second| preemptions.uniform(second) < most_preemption).collect();
+        let draws = StartupDraws::new(&params.startup);
+        let (start_price, start_refund) = start_price(params, &draws, settings.seed, duration_s);
+        // Work that batches are ahead was charged for memory that larger fleets need less of, or that is not needed at the end.
+        let memory_ahead = ahead * memory.per_gb / memory.usable_share;
+        let start_price = (start_price - memory_ahead * memory.smallest_usable_gb).max(0.0);
+        let most_need_gb = need_gb.iter().copied().fold(0.0, f64::max);
+        let start_refund = start_refund
+            + (2.0 + may_preempt.iter().filter(|may| **may).count() as f64)
+                * 5.0
+                * memory_ahead.max(memory.per_gb)
+                * most_need_gb.min(f64::from(params.memory.max_gb));
         let initial_gb = arrivals.initial_rate
             * params.shuffle.retention_s
             * params.shuffle.bytes_per_record
@@ -266,6 +404,8 @@ impl Relaxation {
         let first_mode = modes.iter().rposition(|mode| mode.fewest <= f64::from(running)).unwrap_or(0);
         Some(Self {
             modes,
+            slowdown: params.startup.jit_slowdown,
+            cold_keep: (-1.0 / params.startup.jit_decay_s).exp(),
             first_mode,
             counts: arrivals.counts.iter().map(|count| f64::from(*count)).collect(),
             duration_s,
@@ -282,6 +422,8 @@ impl Relaxation {
             tier_price,
             may_preempt,
             fewest_paid: f64::from(limits.min_executors),
+            need_gb,
+            memory,
             executor_usd_per_s,
             sunk_usd,
         })
@@ -366,10 +508,8 @@ fn pace(inverse: &[f64], fixed_s: f64, pair_s: f64) -> (f64, f64) {
         }
         most.max(after_short)
     };
-    let least = most_ahead(f64::INFINITY).max(0.0);
-    debug_assert!(least <= 1e-9);
     let (mut low, mut high) = (0.0, 1.0);
-    const MOST_AHEAD_S: f64 = 0.8;
+    const MOST_AHEAD_S: f64 = 0.7;
     for _ in 0..30 {
         let middle = 0.5 * (low + high);
         if most_ahead(middle) <= MOST_AHEAD_S { high = middle } else { low = middle }
@@ -487,7 +627,7 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(relaxation: &Relaxation) -> Self {
+    fn new(relaxation: &Relaxation, coarseness: f64) -> Self {
         let counts = &relaxation.counts;
         let mut before = vec![0.0];
         for count in counts {
@@ -496,7 +636,7 @@ impl Grid {
         let total = before[counts.len()];
         let mean = total / counts.len() as f64;
         let peak = counts.windows(5).map(|five| five.iter().sum::<f64>() / 5.0).fold(mean, f64::max);
-        let unit = (0.004 * mean).max(0.0008 * peak).max(1e-6);
+        let unit = (0.010 * mean).max(0.0025 * peak).max(1e-6) * coarseness;
         let ahead = relaxation.modes.last().map_or(0.0, |mode| mode.speed) * relaxation.ahead;
         let zero = (ahead / unit).ceil() as usize + 4;
         let reach_s = (relaxation.slo_s.ceil() as usize + 1 + relaxation.interval_s).min(counts.len());
@@ -537,7 +677,7 @@ impl Relaxation {
         let mut best = value(0.0);
         let (mut left, mut right) = (log_high - ratio * (log_high - log_low), log_low + ratio * (log_high - log_low));
         let (mut at_left, mut at_right) = (value(left.exp()), value(right.exp()));
-        for _ in 0..6 {
+        for _ in 0..4 {
             best = best.max(at_left).max(at_right);
             if at_left >= at_right {
                 log_high = right;
@@ -558,20 +698,21 @@ impl Relaxation {
 
     /// Executor-seconds of the cheapest way through the episode.
     fn least(&self, violations: Violations) -> f64 {
-        let grid = Grid::new(self);
         let (layers, price) = match violations {
             Violations::Counted(allowed) => (allowed + 1, 0.0),
             Violations::Priced(price) => (1, price),
         };
+        // With violations there are several branches to play: a coarser grid keeps the time.
+        let grid = Grid::new(self, if layers == 1 { 1.0 } else { 1.6 });
         let is_priced = matches!(violations, Violations::Priced(_));
-        let modes = self.modes.len();
-        let fresh = || Front::unreachable(modes, grid.width);
+        let rows = self.modes.len() * COLD_STEPS;
+        let fresh = || Front::unreachable(rows, grid.width);
         // Ready for an interval inside the objective, and for one outside.
         let mut inside: Vec<Front> = (0..layers).map(|_| fresh()).collect();
         let mut outside: Vec<Front> = (0..layers).map(|_| fresh()).collect();
         let index = self.floor(&grid, &self.modes[self.first_mode], 0);
         for front in [&mut inside[0], &mut outside[0]] {
-            front.costs[self.first_mode * grid.width + index] = 0.0;
+            front.costs[self.first_mode * COLD_STEPS * grid.width + index] = 0.0;
             front.low = index;
             front.high = index + 1;
         }
@@ -637,10 +778,13 @@ impl Relaxation {
             return;
         }
         let (mut low, high) = (front.low, front.high);
-        for (mode, row) in self.modes.iter().zip(front.costs.chunks_exact_mut(grid.width)) {
+        let rows = front.costs.chunks_exact_mut(COLD_STEPS * grid.width);
+        for (mode, rows) in self.modes.iter().zip(rows) {
             let ahead = grid.units(mode.speed * self.ahead);
             let floor = self.floor(grid, mode, second);
-            low = low.min(shift_row(row, front.low, high, ahead, floor));
+            for row in rows.chunks_exact_mut(grid.width) {
+                low = low.min(shift_row(row, front.low, high, ahead, floor));
+            }
         }
         front.low = low.min(front.low);
     }
@@ -653,18 +797,77 @@ impl Relaxation {
 
     /// Plays seconds `from..to`.
     fn play(&self, grid: &Grid, front: &mut Front, spare: &mut Front, from: usize, to: usize, is_free: bool) {
+        if from > 0 {
+            self.warm_up(grid, front);
+        }
         for second in from..to {
             if front.is_empty() {
                 return;
             }
-            self.move_fleet(grid, front);
-            self.pass_second(grid, front, spare, second, is_free);
+            let kept = self.cold_keep.powi((second - from) as i32);
+            self.move_fleet(grid, front, kept);
+            self.pass_second(grid, front, spare, second, kept, is_free);
             std::mem::swap(front, spare);
+        }
+        if !is_free {
+            self.buy(grid, front, to);
         }
     }
 
-    /// Executors come up, each paid for while it started; others leave.
-    fn move_fleet(&self, grid: &Grid, front: &mut Front) {
+    /// Coldness of a step at the beginning of an interval: share of executors, counted by what is left of their warm-up.
+    fn coldness(&self, step: usize) -> f64 {
+        if step == 0 {
+            return 0.0;
+        }
+        self.cold_keep.powi((self.interval_s * (COLD_STEPS - 1 - step)) as i32)
+    }
+
+    /// An interval has passed: every step of coldness becomes the next lower one.
+    fn warm_up(&self, grid: &Grid, front: &mut Front) {
+        if front.is_empty() {
+            return;
+        }
+        let (width, low, high) = (grid.width, front.low, front.high);
+        let left = self.coldness(1) * self.cold_keep.powi(self.interval_s as i32);
+        let mut lowest = low;
+        for (mode, rows) in self.modes.iter().zip(front.costs.chunks_exact_mut(COLD_STEPS * width)) {
+            let (warm, cold) = rows.split_at_mut(width);
+            let bonus = grid.units(mode.speed * self.ahead * self.slowdown * left);
+            lowest = lowest.min(relax(&cold[..width], warm, low, high, bonus, 0.0));
+            for step in 2..COLD_STEPS {
+                rows.copy_within(step * width + low..step * width + high, (step - 1) * width + low);
+            }
+            rows[(COLD_STEPS - 1) * width + low..(COLD_STEPS - 1) * width + high].fill(f32::INFINITY);
+        }
+        front.low = lowest;
+    }
+
+    /// Progress of the seconds before `second` is bought by a costlier tier. Prices only fall with time and nobody asks before the end
+    /// of the interval, so one purchase stands for all of them.
+    fn buy(&self, grid: &Grid, front: &mut Front, second: usize) {
+        let unit_price = (self.tier_price[second - 1] * grid.unit) as f32;
+        if front.is_empty() || !unit_price.is_finite() {
+            return;
+        }
+        let (mut lowest, high) = (front.low, front.high);
+        for (mode, rows) in self.modes.iter().zip(front.costs.chunks_exact_mut(COLD_STEPS * grid.width)) {
+            let floor = self.floor(grid, mode, second);
+            lowest = lowest.min(floor);
+            for row in rows.chunks_exact_mut(grid.width) {
+                for place in (floor..high.saturating_sub(1)).rev() {
+                    row[place] = row[place].min(row[place + 1] + unit_price);
+                }
+                // The last unit is free: it may have been a part of one only.
+                for place in floor..high.saturating_sub(1) {
+                    row[place] = row[place].min(row[place + 1]);
+                }
+            }
+        }
+        front.low = lowest;
+    }
+
+    /// Executors come up, each paid for while it started and cold at first; others leave.
+    fn move_fleet(&self, grid: &Grid, front: &mut Front, kept: f64) {
         let width = grid.width;
         let mut low = front.low;
         let high = front.high;
@@ -672,74 +875,106 @@ impl Relaxation {
             let mode = &self.modes[upper];
             let price = (mode.starts * self.start_price) as f32;
             let bonus = grid.units(mode.bonus_up);
-            let (below, above) = front.costs.split_at_mut(upper * width);
-            let source = &below[(upper - 1) * width..];
-            let target = &mut above[..width];
-            low = low.min(relax(source, target, front.low.min(low), high, bonus, price));
+            let (below, above) = front.costs.split_at_mut(upper * COLD_STEPS * width);
+            for step in 0..COLD_STEPS {
+                let source = &below[((upper - 1) * COLD_STEPS + step) * width..][..width];
+                let colder = (self.coldness(step) * (mode.most - 1.0) + 1.0 / kept) / mode.most;
+                let to_step = (step..COLD_STEPS).rev().find(|to| self.coldness(*to) <= colder + 1e-9).unwrap_or(step);
+                let target = &mut above[to_step * width..][..width];
+                low = low.min(relax(source, target, front.low.min(low), high, bonus, price));
+            }
         }
         for lower in (0..self.modes.len() - 1).rev() {
             let bonus = grid.units(self.modes[lower].bonus_down);
-            let (below, above) = front.costs.split_at_mut((lower + 1) * width);
-            let source = &above[..width];
-            let target = &mut below[lower * width..];
-            low = low.min(relax(source, target, low, high, bonus, 0.0));
+            let (below, above) = front.costs.split_at_mut((lower + 1) * COLD_STEPS * width);
+            for step in 0..COLD_STEPS {
+                let source = &above[step * width..][..width];
+                let target = &mut below[(lower * COLD_STEPS + step) * width..][..width];
+                low = low.min(relax(source, target, low, high, bonus, 0.0));
+            }
         }
         front.low = low;
     }
 
+    /// What memory above the smallest size costs in one second of `mode`, executor-seconds, and what a record not processed takes off
+    /// that.
+    fn memory_charge(&self, mode: &Mode, second: usize) -> (f64, f64) {
+        let need_gb = self.need_gb[second];
+        let smallest_gb = mode.most * self.memory.smallest_usable_gb;
+        if need_gb <= smallest_gb || mode.speed <= 0.0 {
+            return (0.0, 0.0);
+        }
+        let per_usable_gb = self.memory.per_gb / self.memory.usable_share;
+        let full = per_usable_gb * (need_gb - smallest_gb);
+        let spill = 1.0 + self.memory.spill_slowdown * (1.0 - smallest_gb / need_gb);
+        let falling_gb = (need_gb - self.need_gb[second + 1]).max(0.0);
+        let charge = full * self.pace - self.ahead * per_usable_gb * falling_gb;
+        (charge, full / mode.speed * spill / (spill - 1.0))
+    }
+
     /// One second of work and arrivals, from `front` to `next`.
-    fn pass_second(&self, grid: &Grid, front: &Front, next: &mut Front, second: usize, is_free: bool) {
+    fn pass_second(&self, grid: &Grid, front: &Front, next: &mut Front, second: usize, kept: f64, is_free: bool) {
         next.clear();
         let arriving = grid.arrived[second + 1] - grid.arrived[second];
         let width = grid.width;
         let last = width - 1;
-        let tier_price = (self.tier_price[second] * grid.unit) as f32;
         let (mut low, mut high) = (width, 0);
         for (index, mode) in self.modes.iter().enumerate() {
             let mut paid = mode.fewest.max(self.fewest_paid);
             if self.may_preempt[second] && paid > mode.fewest - 0.5 {
                 paid = (paid - 1.0).max(0.0).max(if index == 0 { 0.0 } else { mode.fewest });
             }
-            let paid = paid as f32;
-            let rate = if is_free { mode.top_speed } else { mode.speed * self.pace };
-            let done = grid.units(rate) as i64 + 1;
-            let offset = arriving - done;
+            let (charge, sold) = if is_free { (0.0, 0.0) } else { self.memory_charge(mode, second) };
+            let paid = (paid + charge) as f32;
             let floor = self.floor(grid, mode, second + 1);
-            let source = &front.costs[index * width..(index + 1) * width];
-            let target = &mut next.costs[index * width..(index + 1) * width];
-            let moved = |place: usize| (place as i64 + offset).clamp(floor as i64, last as i64) as usize;
-            let (to_low, to_high) = (moved(front.low), moved(front.high - 1));
-            // What would end below the floor ends on it, what would end above the top ends there.
-            let first_free = (floor as i64 - offset).clamp(front.low as i64, front.high as i64) as usize;
-            let first_top = (last as i64 - offset).clamp(first_free as i64, front.high as i64) as usize;
-            let on_floor = source[front.low..first_free].iter().copied().fold(f32::INFINITY, f32::min) + paid;
-            let on_top = source[first_top..front.high].iter().copied().fold(f32::INFINITY, f32::min) + paid;
-            if first_free < first_top {
-                let start = (first_free as i64 + offset) as usize;
-                for (cost, before) in
-                    target[start..start + (first_top - first_free)].iter_mut().zip(&source[first_free..first_top])
-                {
-                    *cost = before + paid;
+            for step in 0..COLD_STEPS {
+                let lacking = self.slowdown * self.coldness(step) * kept;
+                let rate = if is_free {
+                    mode.top_speed * (1.0 - lacking)
+                } else {
+                    mode.speed * (self.pace * (1.0 - lacking) + self.ahead * lacking * (1.0 - self.cold_keep))
+                };
+                let unit_sold = (sold * grid.unit / (1.0 - lacking)) as f32;
+                // What is sold is rounded to whole units in favour of the bound.
+                let done = grid.units(rate) as i64 + i64::from(sold > 0.0);
+                let offset = arriving - done;
+                let row = index * COLD_STEPS + step;
+                let source = &front.costs[row * width..(row + 1) * width];
+                let target = &mut next.costs[row * width..(row + 1) * width];
+                let moved = |place: usize| (place as i64 + offset).clamp(floor as i64, last as i64) as usize;
+                let (to_low, to_high) = (moved(front.low), moved(front.high - 1));
+                // What would end below the floor ends on it, what would end above the top ends there.
+                let first_free = (floor as i64 - offset).clamp(front.low as i64, front.high as i64) as usize;
+                let first_top = (last as i64 - offset).clamp(first_free as i64, front.high as i64) as usize;
+                let mut on_floor = f32::INFINITY;
+                for (place, cost) in source.iter().enumerate().take(first_free).skip(front.low) {
+                    // What was done beyond what was there to do was not done: less memory would have served.
+                    let wasted = (floor as i64 - offset - place as i64) as f32;
+                    on_floor = on_floor.min(cost - wasted * unit_sold);
                 }
-            }
-            if on_floor < target[floor] {
-                target[floor] = on_floor;
-            }
-            if first_top < front.high && on_top < target[last] {
-                target[last] = on_top;
-            }
-            low = low.min(to_low.min(floor.max(to_low)));
-            high = high.max(to_high + 1);
-            if tier_price.is_finite() && !is_free {
-                let mut place = to_high;
-                while place > to_low.min(floor) && place > floor {
-                    let bought = target[place] + tier_price;
-                    if bought < target[place - 1] {
-                        target[place - 1] = bought;
+                let on_floor = on_floor + paid;
+                let on_top = source[first_top..front.high].iter().copied().fold(f32::INFINITY, f32::min) + paid;
+                if first_free < first_top {
+                    let start = (first_free as i64 + offset) as usize;
+                    for (cost, before) in
+                        target[start..start + (first_top - first_free)].iter_mut().zip(&source[first_free..first_top])
+                    {
+                        *cost = before + paid;
                     }
-                    place -= 1;
                 }
-                low = low.min(floor);
+                if on_floor < target[floor] {
+                    target[floor] = on_floor;
+                }
+                if first_top < front.high && on_top < target[last] {
+                    target[last] = on_top;
+                }
+                low = low.min(to_low);
+                high = high.max(to_high + 1);
+                if unit_sold > 0.0 {
+                    for place in to_low + 1..=to_high {
+                        target[place] = target[place].min(target[place - 1] - unit_sold);
+                    }
+                }
             }
         }
         next.low = low;
