@@ -1,5 +1,7 @@
 //! Nobody undercuts the bound at the violation rate that he has himself, whatever he does.
 
+#![allow(clippy::unwrap_used)]
+
 use petrel_core::trace::{Family, RateTrace};
 use petrel_core::{Action, Codec, Policy, Tier};
 use petrel_policy::optimum::{ClairvoyantSchedule, lower_bound, search, solve};

@@ -134,6 +134,10 @@ struct Relaxation {
     /// Memory that batches of each second need at least, gigabytes; all 0 where memory is left out.
     need_gb: Vec<f64>,
     memory: MemoryTerms,
+    /// What memory was charged too much at most where its charges end, executor-seconds.
+    memory_exit: f32,
+    /// The same for every executor that the fleet grows by.
+    memory_leave: f64,
     executor_usd_per_s: f64,
     /// Dollars that no action avoids.
     sunk_usd: f64,
@@ -248,7 +252,7 @@ impl Relaxation {
         sorted.sort_by(f64::total_cmp);
         let pair_s = sorted[(intervals * 98 / 100).min(intervals - 1)].max(2.0 * fixed_s + 0.1);
         let is_long: Vec<bool> = longest_pair.iter().map(|pair| *pair > pair_s).collect();
-        let loose =
+        let loose: Vec<bool> =
             (0..intervals).map(|index| index + 1 == intervals || is_long[index] || is_long[index + 1]).collect();
 
         // Work per record.
@@ -359,7 +363,7 @@ impl Relaxation {
                 for (second, price) in tier_price.iter_mut().enumerate() {
                     // A record committed in this second or later is kept until it is dropped or the episode is over.
                     let left = (duration_s - second) as i32;
-                    *price = price.min(usd * (1.0 - keep.powi(left - 1)).max(0.0));
+                    *price = price.min(usd * keep * (1.0 - keep.powi(left - 1)).max(0.0));
                 }
             }
         }
@@ -384,14 +388,14 @@ impl Relaxation {
         let draws = StartupDraws::new(&params.startup);
         let (start_price, start_refund) = start_price(params, &draws, settings.seed, duration_s);
         // Work that batches are ahead was charged for memory that larger fleets need less of, or that is not needed at the end.
-        let memory_ahead = ahead * memory.per_gb / memory.usable_share;
-        let start_price = (start_price - memory_ahead * memory.smallest_usable_gb).max(0.0);
-        let most_need_gb = need_gb.iter().copied().fold(0.0, f64::max);
-        let start_refund = start_refund
-            + (2.0 + may_preempt.iter().filter(|may| **may).count() as f64)
-                * 5.0
-                * memory_ahead.max(memory.per_gb)
-                * most_need_gb.min(f64::from(params.memory.max_gb));
+        let memory_ahead = if counts_memory { ahead * memory.per_gb / memory.usable_share } else { 0.0 };
+        let memory_leave = memory_ahead * memory.smallest_usable_gb;
+        let memory_exit = memory_ahead * need_gb.iter().copied().fold(0.0, f64::max);
+        let exits = 1.0 + loose.iter().filter(|is_loose| **is_loose).count() as f64;
+        // An executor that is taken away takes its memory with it before the batch is over.
+        let taken = may_preempt.iter().filter(|may| **may).count() as f64;
+        let taken_gb_s = if counts_memory { taken * pair_s * f64::from(params.memory.max_gb) } else { 0.0 };
+        let start_refund = start_refund + exits * memory_exit + taken_gb_s * memory.per_gb;
         let initial_gb = arrivals.initial_rate
             * params.shuffle.retention_s
             * params.shuffle.bytes_per_record
@@ -424,6 +428,8 @@ impl Relaxation {
             fewest_paid: f64::from(limits.min_executors),
             need_gb,
             memory,
+            memory_exit: memory_exit as f32,
+            memory_leave,
             executor_usd_per_s,
             sunk_usd,
         })
@@ -677,7 +683,7 @@ impl Relaxation {
         let mut best = value(0.0);
         let (mut left, mut right) = (log_high - ratio * (log_high - log_low), log_low + ratio * (log_high - log_low));
         let (mut at_left, mut at_right) = (value(left.exp()), value(right.exp()));
-        for _ in 0..4 {
+        for _ in 0..2 {
             best = best.max(at_left).max(at_right);
             if at_left >= at_right {
                 log_high = right;
@@ -726,14 +732,14 @@ impl Relaxation {
             let limit = grid.index(from, (due / grid.unit).floor() as i64) + 1;
             let mut next_inside: Vec<Front> = Vec::with_capacity(layers);
             let mut next_outside: Vec<Front> = Vec::with_capacity(layers);
-            for layer in 0..layers {
-                let mut front = inside[layer].clone();
+            for (layer, ready) in inside.iter().enumerate() {
+                let mut front = ready.clone();
                 front.cut(limit);
                 let mut hurried = fresh();
                 let may_violate_later = is_priced || layer + 1 < layers;
                 if may_violate_later && interval + 1 < intervals {
                     // A batch that will end outside the objective may begin here: no rule on its length.
-                    hurried.merge(&front, 0.0);
+                    hurried.merge(&front, -self.memory_exit);
                     self.play(&grid, &mut hurried, &mut spare, from, to, true);
                 }
                 let is_loose = self.loose[interval];
@@ -744,12 +750,12 @@ impl Relaxation {
                 next_inside.push(front);
                 next_outside.push(hurried);
             }
-            for layer in 0..layers {
+            for (layer, ready) in outside.iter().enumerate() {
                 let target = if is_priced { layer } else { layer + 1 };
                 if target >= layers {
                     break;
                 }
-                let mut front = outside[layer].clone();
+                let mut front = ready.clone();
                 self.play(&grid, &mut front, &mut spare, from, to, true);
                 next_outside[target].merge(&front, price);
                 self.jump_ahead(&grid, &mut front, to);
@@ -873,7 +879,8 @@ impl Relaxation {
         let high = front.high;
         for upper in 1..self.modes.len() {
             let mode = &self.modes[upper];
-            let price = (mode.starts * self.start_price) as f32;
+            let grown = mode.most - self.modes[upper - 1].most;
+            let price = (mode.starts * self.start_price - grown * self.memory_leave).max(0.0) as f32;
             let bonus = grid.units(mode.bonus_up);
             let (below, above) = front.costs.split_at_mut(upper * COLD_STEPS * width);
             for step in 0..COLD_STEPS {
@@ -990,8 +997,8 @@ fn relax(source: &[f32], target: &mut [f32], low: usize, high: usize, bonus: usi
     let to_low = low.saturating_sub(bonus);
     let lost = bonus - (low - to_low);
     // Indices below the lowest end on it.
-    for place in low..(low + lost).min(high) {
-        target[to_low] = target[to_low].min(source[place] + price);
+    for cost in &source[low..(low + lost).min(high)] {
+        target[to_low] = target[to_low].min(cost + price);
     }
     if low + lost >= high {
         return to_low;

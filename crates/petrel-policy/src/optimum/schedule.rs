@@ -176,8 +176,7 @@ impl Search {
     fn consider(&mut self, from: usize, to: usize, actions: &[Action]) -> bool {
         let mut place = self.places[from].clone();
         let look_at = (to + LOOK_AHEAD).min(self.intervals);
-        for index in from..self.intervals {
-            let wish = &actions[index];
+        for (index, wish) in actions.iter().enumerate().skip(from) {
             place.play(wish, &self.settings.limits, self.price(wish.memory_gb));
             self.left -= 1;
             let seen = self.score_of(&place.world);
