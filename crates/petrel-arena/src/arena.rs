@@ -420,10 +420,20 @@ pub fn tables_in_text(rows: &[AggregateRow]) -> String {
         if here.is_empty() {
             continue;
         }
-        here.sort_by(|a, b| crate::tables::by_objective(&a.means, &b.means));
+        here.sort_by(|a, b| crate::tables::by_objective(a.judged(), b.judged()));
         let cells: Vec<Vec<String>> = here.iter().map(|row| row_in_text(row)).collect();
-        let header =
-            ["player", "missed %", "95 %", "cost", "95 %", "over bound %", "p95 s", "executor-h", "objective kept %"];
+        let header = [
+            "player",
+            "missed %",
+            "95 %",
+            "avoidable %",
+            "cost",
+            "95 %",
+            "over bound %",
+            "p95 s",
+            "executor-h",
+            "objective kept %",
+        ];
         text.push_str(&format!("world {world}\n{}\n", text_table(&header, &cells)));
     }
     text
@@ -442,6 +452,7 @@ fn row_in_text(row: &AggregateRow) -> Vec<String> {
         row.player.clone(),
         number(100.0 * row.violation_rate.estimate, 2),
         range(100.0 * row.violation_rate.lo, 100.0 * row.violation_rate.hi, 2),
+        number(100.0 * row.avoidable_rate.estimate, 2),
         number(row.cost.estimate, decimals),
         range(row.cost.lo, row.cost.hi, decimals),
         number(100.0 * row.regret.estimate, 1),

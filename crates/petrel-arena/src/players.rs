@@ -288,8 +288,10 @@ mod tests {
         let knobs = BTreeMap::from([("fleet_share".to_string(), 0.3)]);
         let found = TunedPlayer {
             trial: 4,
+            avoidable_rate: 0.0,
             violation_rate: 0.0,
             cost: 1.0,
+            default_avoidable_rate: 0.0,
             default_violation_rate: 0.0,
             default_cost: 1.0,
             knobs,

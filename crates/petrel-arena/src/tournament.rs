@@ -328,8 +328,8 @@ impl Work<'_> {
             projected_s += start.elapsed().as_secs_f64() * others.len() as f64;
             rest.extend(others);
         }
-        // The first table had all threads to itself, as far as its games could use them.
-        (self.tell)(Progress::Projected { seconds: projected_s });
+        // What takes long, the search for the optimum, uses one thread per table.
+        (self.tell)(Progress::Projected { seconds: projected_s / rayon::current_num_threads() as f64 });
         let others: Vec<Vec<Run>> = rest.par_iter().map(|table| self.play_table(table)).collect::<Result<_, _>>()?;
         played.extend(others);
         Ok(played)

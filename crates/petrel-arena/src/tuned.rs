@@ -52,13 +52,17 @@ pub struct Conditions {
 pub struct TunedPlayer {
     /// Trial that found them, counted from 0; trial 0 has the defaults.
     pub trial: u32,
+    /// Mean violation rate on the training games beyond what the largest fleet misses where the load is beyond it.
+    pub avoidable_rate: f64,
     /// Mean violation rate on the training games.
     pub violation_rate: f64,
     /// Mean cost on the training games, dollars.
     pub cost: f64,
-    /// The same of the defaults.
+    /// As `avoidable_rate`, of the defaults.
+    pub default_avoidable_rate: f64,
+    /// As `violation_rate`, of the defaults.
     pub default_violation_rate: f64,
-    /// The same of the defaults, dollars.
+    /// As `cost`, of the defaults, dollars.
     pub default_cost: f64,
     /// Value of each knob; those that are left out have their defaults.
     pub knobs: BTreeMap<String, f64>,
@@ -122,8 +126,10 @@ mod tests {
         let knobs = BTreeMap::from([("target_utilisation".to_string(), 0.55)]);
         let player = TunedPlayer {
             trial: 7,
+            avoidable_rate: 0.004,
             violation_rate: 0.004,
             cost: 0.31,
+            default_avoidable_rate: 0.02,
             default_violation_rate: 0.02,
             default_cost: 0.3,
             knobs,
