@@ -7,7 +7,7 @@
 //! also a run of the relaxed world with no higher cost. The cheapest relaxed run then bounds all of them.
 //!
 //! 1. **Fleet.** Only working executors and starts are paid, each at the price of the smallest size. Every working executor is
-//!    paid in its second, and a start was paid before it worked. A start costs [`start_price`]: the i-th request granted waits its i-th
+//!    paid in its second, and a start was paid before it worked. A start costs `start_price`: the i-th request granted waits its i-th
 //!    draw, at the full price or in the pool at the pool's; requests given up cost a second in the pool. For a price p per
 //!    start, the sum over any prefix of the draws of `max(0, p + pool share - cost of the draw) - pool share` bounds what p
 //!    charges too much; its largest value is refunded once. Executors leave at any second. Steps of more than one executor
@@ -24,7 +24,7 @@
 //!    records are late, hence e - s' <= objective - ingest delay + x, where x is the longest stretch before the objective's age in
 //!    which so few records came. Two batches that follow one another so last `pair` at most, and each has its fixed part. Call
 //!    *work* the time beyond the fixed parts divided by the straggler factor of the batch (known: a function of its number).
-//!    [`pace`] solves the linear program of the most work ahead of a constant pace that any stretch of batches can do; its extreme
+//!    `pace` solves the linear program of the most work ahead of a constant pace that any stretch of batches can do; its extreme
 //!    points have the shortest or the longest batch, so a recursion from the last batch solves it. With V the most that can
 //!    still be done ahead, `0 <= V <= ahead`, and g the speed, the quantity *progress* = records processed + g V grows by g pace
 //!    a second at most, plus `ahead` times every increase of g. That is what the dynamic program counts. Intervals whose pair may be
