@@ -320,7 +320,7 @@ mod tests {
                 "jumper"
             }
             fn decide(&mut self, observation: &Observation) -> Decision {
-                let executors = if observation.time_s as u64 % 10 == 0 { 20 } else { 1 };
+                let executors = if (observation.time_s as u64).is_multiple_of(10) { 20 } else { 1 };
                 let action = Action { executors, memory_gb: 4.0, tier: Tier::Memory, codec: Codec::Lz4, prewarm: 0 };
                 Decision { action, reason: String::new() }
             }

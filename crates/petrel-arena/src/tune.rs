@@ -313,7 +313,7 @@ fn three_digits(value: f64) -> f64 {
 /// `trials.csv`: every trial as soon as it is over.
 struct TrialLog {
     path: PathBuf,
-    known: HashMap<(String, u32), (Score, Vec<f64>)>,
+    known: HashMap<TrialKey, (Score, Vec<f64>)>,
     file: Mutex<std::fs::File>,
 }
 
@@ -354,7 +354,10 @@ impl TrialLog {
     }
 }
 
-fn parse_trial(line: &str) -> Option<((String, u32), (Score, Vec<f64>))> {
+/// A player's name and the number of its trial.
+type TrialKey = (String, u32);
+
+fn parse_trial(line: &str) -> Option<(TrialKey, (Score, Vec<f64>))> {
     let mut cells = line.split(',');
     let (name, trial) = (cells.next()?.to_string(), cells.next()?.parse().ok()?);
     let mut next = || figure(cells.next()?);
