@@ -12,7 +12,7 @@
 //! alone: the number of threads and interruptions change nothing, and games that a folder holds already are not played
 //! again.
 //!
-//! [`run`] is `petrel arena`, [`tune::tune`] is `petrel arena tune`, [`forecasting::forecast`] is `petrel arena forecast`.
+//! [`arena::run`] is `petrel arena`, [`tune::tune`] is `petrel arena tune`, [`forecasting::forecast`] is `petrel arena forecast`.
 //!
 //! # Example
 //!

@@ -280,7 +280,7 @@ h3{margin:1.4rem 0 .4rem}dl{display:grid;grid-template-columns:max-content 1fr;g
 dt{color:#555}dd{margin:0}code{font-size:.9em;background:#f4f4f4;padding:.1em .3em;border-radius:3px;overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem;width:100%;margin:.5rem 0}
 th,td{padding:.25rem .55rem;border-bottom:1px solid #e6e6e6;text-align:left;vertical-align:top}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}th{cursor:pointer;background:#f7f7f7;user-select:none}
+td:first-child{white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}th{cursor:pointer;background:#f7f7f7;user-select:none}
 th:hover,th:focus{background:#eee}th[aria-sort=ascending]::after{content:' \\25b2'}th[aria-sort=descending]::after{content:' \\25bc'}
 small{color:#777}figure{margin:1rem 0}figure svg{max-width:100%;height:auto}figcaption{color:#444;font-size:.9rem}
 details{margin:.6rem 0}summary{cursor:pointer}.optimum td:first-child{color:#00704f}";
