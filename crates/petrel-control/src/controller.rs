@@ -223,8 +223,21 @@ impl Controller {
     /// # Errors
     /// [`ControlError::Invalid`] for a wrong setting, [`ControlError::DecisionLog`] when the log cannot be opened.
     pub fn start(settings: ControlSettings, now_ms: i64) -> Result<Self, ControlError> {
-        settings.validate()?;
         let policy = by_name(&settings.policy, &settings.policy_settings)?;
+        Self::start_with(policy, settings, now_ms)
+    }
+
+    /// The same with a policy that has no name in the registry, for example one from a file.
+    ///
+    /// # Errors
+    /// As [`Controller::start`].
+    pub fn start_with(
+        policy: Box<dyn Policy>,
+        mut settings: ControlSettings,
+        now_ms: i64,
+    ) -> Result<Self, ControlError> {
+        settings.validate()?;
+        settings.policy = policy.name().to_string();
         let log = DecisionLog::open(&settings.data_dir)?;
         let limits = settings.limits;
         let start_with = if settings.policy == "fixed" { settings.policy_settings.fixed_executors } else { 1 };
@@ -395,9 +408,9 @@ impl Controller {
             return Ok(None);
         }
         let mut wish = state.policy.decide(&observation);
+        let (wished, probability) = (wish.action, state.policy.wish_probability());
         // The embedded engine starts executors of one size.
         wish.action.memory_gb = observation.executor_memory_gb;
-        let wished = wish.action;
         let decision = state.guardrails.apply(wish, &observation);
         let took_us = took.elapsed().as_secs_f64() * 1e6;
 
@@ -412,6 +425,7 @@ impl Controller {
             policy: state.policy.name().to_string(),
             observation,
             wish: wished,
+            probability,
             action: decision.action,
             reason: decision.reason,
             took_us,

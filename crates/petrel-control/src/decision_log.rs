@@ -2,7 +2,7 @@
 
 use crate::error::ControlError;
 use petrel_core::{Action, Observation};
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +24,9 @@ pub struct LoggedDecision {
     pub observation: Observation,
     /// What it wished.
     pub wish: Action,
+    /// Probability with which it wished that, when it explored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
     /// What the guardrails let through.
     pub action: Action,
     /// Why, in words.
@@ -51,6 +54,30 @@ impl DecisionLog {
         std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
         let database = Database::create(&path).map_err(|error| refuse(error.to_string()))?;
         let log = Self { database, path };
+        log.write(|_| Ok(()))?;
+        Ok(log)
+    }
+
+    /// Opens the log of a job that has ended, for reading: nothing is made where there is none.
+    ///
+    /// # Errors
+    /// [`ControlError::DecisionLog`] when there is no log, or a running job has it open.
+    pub fn open_ended(directory: &Path) -> Result<Self, ControlError> {
+        let path = directory.join("decisions.redb");
+        let refuse = |detail: String| ControlError::DecisionLog { path: path.display().to_string(), detail };
+        if !path.is_file() {
+            return Err(refuse("there is none; expected the data directory of a job that has decided".to_string()));
+        }
+        let database = Database::open(&path).map_err(|error| {
+            refuse(match error {
+                DatabaseError::DatabaseAlreadyOpen => {
+                    "a running job has it open; end that job first (Ctrl-C drains it), its log stays".to_string()
+                }
+                other => other.to_string(),
+            })
+        })?;
+        let log = Self { database, path };
+        // A job that was killed before its first decision has left a file without the table.
         log.write(|_| Ok(()))?;
         Ok(log)
     }

@@ -6,6 +6,8 @@
 //! fleet ─────┘   (pure)                                        └─▶ DecisionLog ◀─ effect (later heartbeats)
 //! ```
 //!
+//! [`followed`] reads the log back as decisions with what came of them, for learning.
+//!
 //! [`Controller`] is plain and synchronous: the caller hands in messages with the time they came, and calls
 //! [`Controller::tick`] often; HTTP and MQTT live elsewhere.
 //!
@@ -24,9 +26,11 @@ mod controller;
 mod decision_log;
 mod effect;
 mod error;
+mod followed;
 mod observe;
 
 pub use controller::{ControlSettings, Controller, FleetFigures, IntervalCount, LatencySummary, RunSummary};
 pub use decision_log::{DecisionLog, LoggedDecision};
 pub use effect::PendingEffect;
 pub use error::{ControlError, HeartbeatError};
+pub use followed::{FollowedDecision, followed};

@@ -1,9 +1,9 @@
 //! Heartbeats and signals in, decisions out: what is counted once, what is refused, what survives.
 
-use petrel_control::{ControlSettings, Controller, DecisionLog, HeartbeatError};
+use petrel_control::{ControlSettings, Controller, DecisionLog, HeartbeatError, followed};
 use petrel_core::protocol::{BatchReport, ExecutorPhase, ExecutorStatus, PROTOCOL_VERSION, latency_bucket};
 use petrel_core::signal::{PatternFeatures, SIGNAL_VERSION};
-use petrel_core::{Heartbeat, Signal};
+use petrel_core::{Action, Codec, Decision, Heartbeat, Observation, Policy, Signal, Tier};
 use std::process::{Command, Stdio};
 
 const START_MS: i64 = 1_790_000_000_000;
@@ -99,6 +99,47 @@ fn a_forecast_burst_raises_the_executors_and_the_effect_is_written_back() {
     controller.tick(START_MS + 8_000).unwrap();
     let row = controller.decisions().get(1).unwrap().unwrap();
     assert!(row.effect.starts_with("4 executors running after 3.0 s"), "{}", row.effect);
+}
+
+/// Wishes executors of another size than the engine has, and says that it did so by chance.
+struct Drawing;
+
+impl Policy for Drawing {
+    fn name(&self) -> &'static str {
+        "drawing"
+    }
+
+    fn decide(&mut self, _observation: &Observation) -> Decision {
+        let action = Action { executors: 3, memory_gb: 6.0, tier: Tier::Memory, codec: Codec::Lz4, prewarm: 0 };
+        Decision { action, reason: "drawn".to_string() }
+    }
+
+    fn wish_probability(&self) -> Option<f64> {
+        Some(0.125)
+    }
+}
+
+#[test]
+fn the_log_keeps_what_was_wished_with_its_probability_and_what_was_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ControlSettings::new("job", folder.path());
+    let controller = Controller::start_with(Box::new(Drawing), settings, START_MS).unwrap();
+    for second in [5, 10] {
+        let now_ms = START_MS + 1_000 * second;
+        controller.heartbeat(heartbeat(second as u64, now_ms, 1, vec![]), now_ms).unwrap();
+        controller.tick(now_ms).unwrap();
+    }
+    let error = DecisionLog::open_ended(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("a running job has it open"), "{error}");
+    drop(controller);
+    let rows = DecisionLog::open_ended(folder.path()).unwrap().from(1, 9).unwrap();
+    assert_eq!((rows.len(), rows[0].policy.as_str(), rows[0].probability), (2, "drawing", Some(0.125)));
+    assert_eq!((rows[0].wish.memory_gb, rows[0].action.memory_gb), (6.0, 0.5));
+    assert_eq!(followed(&rows)[0].next_observation, rows[1].observation);
+
+    let elsewhere = folder.path().join("elsewhere");
+    let error = DecisionLog::open_ended(&elsewhere).err().unwrap().to_string();
+    assert!(error.contains("expected the data directory of a job") && !elsewhere.exists(), "{error}");
 }
 
 #[test]

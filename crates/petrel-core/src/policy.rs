@@ -214,4 +214,10 @@ pub trait Policy: Send {
     fn is_urgent(&self, _observation: &Observation) -> bool {
         false
     }
+
+    /// Probability with which the last wish of [`Policy::decide`] was drawn, of a policy that draws its wishes to explore: a
+    /// log with probabilities can be learned from. `None` of every other.
+    fn wish_probability(&self) -> Option<f64> {
+        None
+    }
 }
