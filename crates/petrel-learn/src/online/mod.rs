@@ -14,6 +14,7 @@
 //! Nothing here acts on the job. A promoted policy still speaks through the guardrails; what it wishes is bounded whatever
 //! it has learned. Off-policy evaluation judges wishes: guardrails are part of the world that the wish is sent into.
 
+pub mod calibrate;
 pub mod evaluate;
 pub mod improve;
 pub mod log;

@@ -24,6 +24,9 @@ pub struct QueueEncoding {
     space: ActionSpace,
     weights: Option<Weights>,
     meta: Option<MetaController>,
+    /// The meta-controller as it is at the beginning of a run.
+    meta_at_begin: Option<MetaController>,
+    seen_to_s: f64,
 }
 
 impl QueueEncoding {
@@ -41,7 +44,8 @@ impl QueueEncoding {
             }
             None => None,
         };
-        Ok(Self { space: settings.space, weights: settings.weights, meta })
+        let (space, weights) = (settings.space, settings.weights);
+        Ok(Self { space, weights, meta_at_begin: meta.clone(), meta, seen_to_s: f64::NEG_INFINITY })
     }
 
     /// Writes the input; `weights` are those in force.
@@ -54,6 +58,11 @@ impl QueueEncoding {
 
     /// The weights in force at a decision.
     fn weights(&mut self, observation: &Observation) -> Weights {
+        // A job that was started again counts its time anew, and its meta-controller had forgotten everything.
+        if observation.time_s < self.seen_to_s {
+            self.meta = self.meta_at_begin.clone();
+        }
+        self.seen_to_s = observation.time_s;
         match &mut self.meta {
             Some(meta) => meta.weights(observation),
             None => self.weights.unwrap_or(observation.weights),
@@ -139,6 +148,30 @@ impl PolicyFormat for QueueFormat {
     }
 }
 
+/// The same files for a job that explores: the twin then plays what the log is of. A candidate that prefers the better
+/// choices more often is worth something there before its likeliest choice is another one.
+#[derive(Debug, Clone, Copy)]
+pub struct ExploringFormat {
+    /// How choices are drawn.
+    pub rule: ChoiceRule,
+    /// Seed of the draws; both policies of a game have the same luck.
+    pub seed: u64,
+}
+
+impl PolicyFormat for ExploringFormat {
+    fn network(&self, bytes: &[u8]) -> Result<Mlp, LearnError> {
+        QueueFormat.network(bytes)
+    }
+
+    fn with_network(&self, bytes: &[u8], network: &Mlp) -> Result<Vec<u8>, LearnError> {
+        QueueFormat.with_network(bytes, network)
+    }
+
+    fn policy(&self, bytes: &[u8]) -> Result<Box<dyn Policy>, LearnError> {
+        Ok(Box::new(Exploring::new(bytes, self.rule, self.seed)?))
+    }
+}
+
 fn tensor(bytes: &[u8], name: &str, count: usize) -> Result<Vec<f32>, InvalidValue> {
     let expected = || format!("a safetensors file with {count} numbers of 32 bits as `{name}`");
     let refuse = |got: String| InvalidValue::new("policy file", got, expected());
@@ -157,6 +190,7 @@ pub struct Exploring {
     encoding: QueueEncoding,
     policy: ChoicePolicy,
     seed: u64,
+    probability: Option<f64>,
 }
 
 impl Exploring {
@@ -166,7 +200,7 @@ impl Exploring {
     /// [`LearnError::Setting`] when the bytes are not a policy or the rule never explores.
     pub fn new(bytes: &[u8], rule: ChoiceRule, seed: u64) -> Result<Self, LearnError> {
         let policy = ChoicePolicy::new(QueueFormat.network(bytes)?, &QUEUE_HEADS, rule)?;
-        Ok(Self { encoding: QueueEncoding::of(bytes)?, policy, seed })
+        Ok(Self { encoding: QueueEncoding::of(bytes)?, policy, seed, probability: None })
     }
 
     /// Decides; the probability of the wish comes with it, for the log.
@@ -202,7 +236,13 @@ impl Policy for Exploring {
     }
 
     fn decide(&mut self, observation: &Observation) -> Decision {
-        self.decide_with_probability(observation).0
+        let (decision, probability) = self.decide_with_probability(observation);
+        self.probability = Some(probability);
+        decision
+    }
+
+    fn wish_probability(&self) -> Option<f64> {
+        self.probability
     }
 }
 

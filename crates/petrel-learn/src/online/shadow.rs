@@ -66,6 +66,8 @@ pub struct QueueTwin {
     params: Arc<QueueParams>,
     trace: RateTrace,
     settings: WorldSettings,
+    /// Memory of every executor where the job has one size.
+    memory_gb: Option<f64>,
 }
 
 impl QueueTwin {
@@ -108,7 +110,19 @@ impl QueueTwin {
             weights: observation.weights,
             seed: 0,
         };
-        Ok(Self { params, trace, settings })
+        Ok(Self { params, trace, settings, memory_gb: None })
+    }
+
+    /// The same with all rates multiplied by `load`, for a twin whose executors do more or less than those of the job.
+    pub fn with_load(mut self, load: f64) -> Self {
+        self.trace = self.trace.scaled(load);
+        self
+    }
+
+    /// The same for a job whose engine starts executors of `memory_gb` only, whatever is wished.
+    pub fn with_memory_gb(mut self, memory_gb: f64) -> Self {
+        self.memory_gb = Some(memory_gb);
+        self
     }
 
     /// Seconds of a game.
@@ -126,7 +140,9 @@ impl Twin for QueueTwin {
         let largest_usd = largest_fleet_usd_per_hour(&world.observe()) / 3_600.0 * self.duration_s() as f64;
         while !world.is_done() {
             let seen = world.observe();
-            let decision = guardrails.apply(policy.decide(&seen), &seen);
+            let mut wish = policy.decide(&seen);
+            wish.action.memory_gb = self.memory_gb.unwrap_or(wish.action.memory_gb);
+            let decision = guardrails.apply(wish, &seen);
             world.step_interval(&decision.action);
         }
         let cost = if largest_usd > 0.0 { world.totals().cost_usd / largest_usd } else { 0.0 };
