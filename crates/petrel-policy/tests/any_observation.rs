@@ -27,6 +27,7 @@ prop_compose! {
         let max_executors = min_executors + span;
         Limits {
             min_executors, max_executors, max_step_up, max_step_down, scale_down_hold_s, budget_usd_per_hour, max_prewarm,
+            coldest_tier: Tier::Archive,
         }
     }
 }
