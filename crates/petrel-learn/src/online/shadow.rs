@@ -137,7 +137,9 @@ impl Twin for QueueTwin {
         let settings = WorldSettings { seed, ..self.settings };
         let mut world = QueueWorld::new(Arc::clone(&self.params), arrivals, settings)?;
         let mut guardrails = Guardrails::new();
-        let largest_usd = largest_fleet_usd_per_hour(&world.observe()) / 3_600.0 * self.duration_s() as f64;
+        let mut first = world.observe();
+        first.executor_memory_gb = self.memory_gb.unwrap_or(first.executor_memory_gb);
+        let largest_usd = largest_fleet_usd_per_hour(&first) / 3_600.0 * self.duration_s() as f64;
         while !world.is_done() {
             let seen = world.observe();
             let mut wish = policy.decide(&seen);
@@ -166,6 +168,11 @@ pub struct ShadowReport {
 }
 
 impl ShadowReport {
+    /// Violation rate of the policy in service on the twin: far from that of the job, the twin is not like it.
+    pub fn violation_rate_in_service(&self) -> f64 {
+        mean(&self.in_service.iter().map(|outcome| outcome.violation_rate).collect::<Vec<f64>>())
+    }
+
     /// Whether the candidate may go into service, and why.
     pub fn verdict(&self, settings: &ShadowSettings) -> (bool, String) {
         let rate = |outcomes: &[TwinOutcome]| {

@@ -8,6 +8,7 @@ pub(crate) mod fleet;
 pub(crate) mod log;
 pub(crate) mod topics;
 pub(crate) mod train;
+mod train_online;
 pub(crate) mod up;
 pub(crate) mod verify;
 pub(crate) mod world;

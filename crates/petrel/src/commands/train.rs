@@ -1,6 +1,7 @@
 //! `petrel train`: learns a policy in a simulated world, with everything about the run in one directory.
 
-use super::print;
+use super::train_online::OnlineArgs;
+use super::{print, train_online};
 use crate::error::CommandError;
 use crate::interrupts::Interrupts;
 use crate::progress::Steps;
@@ -102,7 +103,7 @@ pub(crate) struct TrainArgs {
     /// must keep at the lowest cost
     #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
     target_violations: f64,
-    /// Policy file below the meta-controller of td3
+    /// Policy file below the meta-controller of td3; with --online, the first version
     #[arg(long, value_name = "FILE", required_if_eq("algorithm", "td3"))]
     policy: Option<PathBuf>,
     /// Directory with recorded traces to train on beside the synthetic families (CSV bin_start_s,count; gzip allowed)
@@ -117,10 +118,15 @@ pub(crate) struct TrainArgs {
     /// TOML file with settings
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    online: OnlineArgs,
 }
 
 pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
     crate::start_logging("warn");
+    if args.online.online {
+        return train_online::run(&args.online, args.policy.as_deref(), &args.set, args.quiet);
+    }
     let directory = RunDirectory::open(&args.dir)?;
     if !args.resume && directory.holds_a_run() {
         let expected = "a directory without a run, or --resume to go on with it";

@@ -8,6 +8,7 @@ mod directory;
 mod report;
 mod start;
 
+use super::train_online::read_policy;
 use super::{now_ms, print};
 use crate::broker::BrokerAddress;
 use crate::error::CommandError;
@@ -27,7 +28,7 @@ use petrel_edge::UpstreamBroker;
 use petrel_edge::fleet::{FleetStatus, load_trace};
 use petrel_engine::provisioning::Provisioning;
 use petrel_ingest::LogServer;
-use petrel_policy::POLICIES;
+use petrel_policy::policy_names;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -89,9 +90,17 @@ pub(crate) struct UpArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Controller")]
 struct ControlOptions {
-    /// Policy: fixed, hpa, spark-dra or forecast
+    /// Policy: forecast, mpc, hpa, keda, knative, spark-dra, flink, dexter, linear-predictive, hybrid-histogram, fixed,
+    /// best-constant, or a trained one: learned, ppo, ppo+td3, ppo-lagrangian, dqn
     #[arg(long, env = "PETREL_POLICY", default_value = "forecast", value_parser = policy_name)]
     policy: String,
+    /// Policy file of `petrel train` that decides instead
+    #[arg(long, env = "PETREL_POLICY_FILE", value_name = "FILE", conflicts_with = "policy")]
+    policy_file: Option<PathBuf>,
+    /// Draw the decisions of --policy-file instead of taking the likeliest, so that `petrel train --online` can learn from
+    /// them; the bounds hold as always
+    #[arg(long, env = "PETREL_EXPLORE", requires = "policy_file")]
+    explore: bool,
     /// Executors of the policy `fixed`
     #[arg(long, env = "PETREL_FIXED_EXECUTORS", default_value_t = 2, value_parser = whole::<u32>(1..=1_000))]
     fixed_executors: u32,
@@ -122,7 +131,7 @@ struct ControlOptions {
 }
 
 fn policy_name(text: &str) -> Result<String, String> {
-    let names: Vec<&str> = POLICIES.iter().map(|(name, _)| *name).collect();
+    let names = policy_names();
     if names.contains(&text) { Ok(text.to_string()) } else { Err(format!("expected one of {}", names.join(", "))) }
 }
 
@@ -210,6 +219,9 @@ fn check(args: &UpArgs) -> Result<(), CommandError> {
     }
     if let Some(url) = &args.gateway.upstream_broker {
         UpstreamBroker::parse("--upstream-broker", url)?;
+    }
+    if let Some(path) = &control.policy_file {
+        read_policy("--policy-file", path)?;
     }
     if let Some(path) = &args.report {
         report::check_writable(path)?;

@@ -1,7 +1,7 @@
 //! How does everything come up, in order, with a line each?
 
 use super::directory::Directory;
-use super::{ManualBurst, Running, UpArgs, lock, now_ms, text_field, trace_name};
+use super::{ManualBurst, Running, UpArgs, lock, now_ms, read_policy, text_field, trace_name};
 use crate::broker::{self, BrokerAddress};
 use crate::error::CommandError;
 use crate::options::{UPSTREAM_VARIABLE, domain_list, flags};
@@ -9,13 +9,16 @@ use crate::progress::Steps;
 use crate::supervise::{Child, ChildSpec};
 use petrel_control::{ControlSettings, Controller, HeartbeatError};
 use petrel_core::live::{AlertView, Snapshot};
-use petrel_core::{Limits, Signal, Slo};
+use petrel_core::{Limits, Policy, Signal, Slo};
 use petrel_dash::{BurstCommand, DashHandle, DashSources, HeartbeatRefusal};
 use petrel_engine::provisioning::Provisioning;
 use petrel_ingest::log::Log;
 use petrel_ingest::topics::standard_topics;
 use petrel_ingest::{DiskLog, DiskLogSettings, LogServer};
+use petrel_learn::online::log::ChoiceRule;
+use petrel_learn::online::queue::Exploring;
 use petrel_policy::PolicySettings;
+use petrel_policy::policies::Learned;
 use rumqttc::{Client, Connection, Event, MqttOptions, Packet, QoS};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -70,7 +73,7 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
     step.done(addresses.join(" "));
     steps.step("Log", 1).done_after(log_took, log_url.clone());
 
-    let controller = Arc::new(Controller::start(control_settings(args)?, now_ms())?);
+    let controller = Arc::new(start_controller(args)?);
     let burst = Arc::new(Mutex::new(ManualBurst::default()));
     let (snapshots, page) = start_page(args, &controller, fleet.as_ref(), &burst)?;
     let page_url = format!("http://{}", page.address());
@@ -83,7 +86,12 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
         cores => format!("{cores} core an executor"),
     });
     let step = steps.step("Controller", 1);
-    step.done(format!("policy {}, a decision every {} s", args.control.policy, args.control.interval));
+    let policy = match &args.control.policy_file {
+        Some(path) if args.control.explore => format!("{}, exploring", path.display()),
+        Some(path) => path.display().to_string(),
+        None => args.control.policy.clone(),
+    };
+    step.done(format!("policy {policy}, a decision every {} s", args.control.interval));
     let step = steps.step("Live page", 1);
     step.done(page_url.clone());
 
@@ -219,6 +227,18 @@ fn start_driver(args: &UpArgs, log_url: &str, page_url: &str, controller: &Contr
         std::thread::sleep(POLL);
     }
     Ok(driver)
+}
+
+fn start_controller(args: &UpArgs) -> Result<Controller, CommandError> {
+    let settings = control_settings(args)?;
+    let Some(path) = &args.control.policy_file else { return Ok(Controller::start(settings, now_ms())?) };
+    let bytes = read_policy("--policy-file", path)?;
+    let policy: Box<dyn Policy> = if args.control.explore {
+        Box::new(Exploring::new(&bytes, ChoiceRule::Softmax, args.fleet.seed)?)
+    } else {
+        Box::new(Learned::load(&bytes)?)
+    };
+    Ok(Controller::start_with(policy, settings, now_ms())?)
 }
 
 fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
