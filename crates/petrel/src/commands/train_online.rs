@@ -92,11 +92,11 @@ pub(super) fn run(
     let decisions = followed(&rows);
     step.done(format!("{} decisions", grouped(rows.len() as u64)));
 
-    let mut versions = open_versions(&directory, first)?;
-    let in_service = versions.promoted_bytes()?;
     let steps = explored(&rows, &decisions)?;
     let twin = twin_of(args, &rows, &decisions)?;
     let learned_from = LearnedFrom::of(&steps);
+    let mut versions = open_versions(&directory, first)?;
+    let in_service = versions.promoted_bytes()?;
     let step = bars.step("Candidate", 1);
     let mut encoding = QueueEncoding::of(&in_service)?;
     let verdict = match args.served {
@@ -127,11 +127,14 @@ fn read_log(data_dir: &Path, newest: u64) -> Result<Vec<LoggedDecision>, Command
 
 fn open_versions(directory: &Path, first: Option<&Path>) -> Result<Versions, CommandError> {
     if directory.join("manifest.json").exists() {
-        if let Some(path) = first {
-            let expected = format!("none, as {} has versions already", directory.display());
+        let versions = Versions::open(directory)?;
+        if let Some(path) = first
+            && read_policy("--policy", path)? != versions.bytes(1)?
+        {
+            let expected = format!("none, or the first version, as {} has versions already", directory.display());
             return Err(InvalidValue::new("--policy", path.display(), expected).into());
         }
-        return Ok(Versions::open(directory)?);
+        return Ok(versions);
     }
     let Some(path) = first else {
         let expected = "a directory with versions, or --policy FILE with the policy that the job ran, to begin one";
