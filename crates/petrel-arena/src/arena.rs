@@ -3,7 +3,7 @@
 use crate::error::ArenaError;
 use crate::game::{Timed, TimelinePoint, play_queue, queue_timeline};
 use crate::optimum::{Clairvoyant, Optimum};
-use crate::players::{Kind, Origin, Player, Seat, all, learned, select};
+use crate::players::{Kind, Origin, Player, Seat, all, learned, select, shipped_players};
 use crate::plots::{
     LearningCurve, Picture, Timeline, ablations as ablation_picture, burst_window, cost_against_violations,
     learning_curves, timeline, timelines,
@@ -277,6 +277,7 @@ fn plan(settings: &Settings, optimum: Option<&dyn Optimum>) -> Result<(Tournamen
     let worlds = if settings.trace.is_some() { vec![World::Queue] } else { settings.worlds.clone() };
     let fingerprint = optimum.map(Optimum::fingerprint);
     let mut players = all(&tuned, world.limits.max_executors, fingerprint.as_deref())?;
+    players.extend(shipped_players()?);
     players.extend(learned_players(&settings.learned)?);
     players.extend(settings.guests.iter().cloned());
     if let Some(double) = players.iter().enumerate().find_map(|(index, player)| {

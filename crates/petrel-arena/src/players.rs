@@ -8,7 +8,8 @@ use petrel_core::{Codec, InvalidValue, Policy, Tier};
 use petrel_policy::classic_rules::{CLASSIC_RULES, ClassicRule, classic_rule_by_name};
 use petrel_policy::policies::{Learned, LearnedSettings};
 use petrel_policy::storage_rule::StorageChoice;
-use petrel_policy::{POLICIES, PolicySettings, by_name, tunable};
+use petrel_policy::{POLICIES, PolicySettings, SHIPPED, by_name, shipped_classic, tunable};
+use petrel_sim::scenario;
 use std::fmt;
 use std::sync::Arc;
 
@@ -236,6 +237,32 @@ pub fn learned(bytes: &[u8]) -> Result<Player, ArenaError> {
             Ok(Box::new(policy.clone()))
         })),
     })
+}
+
+/// The trained players that come with Petrel. On `classic` one network plays twice: under the weights of the scenario, and
+/// under those of the budget scenario whatever the scenario says.
+///
+/// # Errors
+/// [`ArenaError::Invalid`] when a file does not fit, which a test of petrel-policy rules out.
+pub fn shipped_players() -> Result<Vec<Player>, ArenaError> {
+    let mut players = SHIPPED.iter().map(|(_, bytes)| learned(bytes)).collect::<Result<Vec<_>, _>>()?;
+    let network = shipped_classic()?;
+    let budget = scenario::by_name("smart_city_budget")?.weights;
+    for (name, weights, about) in
+        [("ppo", None, "weights of the scenario"), ("ppo-budget", Some(budget), "weights of smart_city_budget")]
+    {
+        let policy = network.clone().with_weights(weights);
+        players.push(Player {
+            world: World::Classic,
+            name: name.to_string(),
+            about: format!("{about}; made by `{}`", network.settings().made_by),
+            kind: Kind::Learned,
+            origin: Origin::Trained,
+            fingerprint: fingerprint_of_bytes(&policy.to_bytes()?),
+            seat: Seat::Classic(Arc::new(move |_| Ok(Box::new(policy.clone())))),
+        });
+    }
+    Ok(players)
 }
 
 /// The players of `worlds` that `names` lists, in the order of `players`; all of them when `names` is empty. The optimum's

@@ -35,6 +35,7 @@ pub mod optimum;
 pub mod policies;
 mod registry;
 mod scale_behaviour;
+pub mod shipped;
 pub mod storage_rule;
 mod window;
 
@@ -43,4 +44,5 @@ mod test_observation;
 
 pub use guardrails::{GuardState, Guardrails};
 pub use knobs::{Knob, settings_with_knobs, tunable, with_knobs};
-pub use registry::{POLICIES, PolicySettings, by_name};
+pub use registry::{POLICIES, PolicySettings, by_name, policy_names};
+pub use shipped::{SHIPPED, shipped, shipped_classic};

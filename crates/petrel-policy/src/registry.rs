@@ -5,11 +5,12 @@ use crate::policies::{
     Hpa, HpaSettings, HybridHistogram, HybridHistogramSettings, Keda, KedaSettings, Knative, KnativeSettings,
     LinearPredictive, LinearPredictiveSettings, Mpc, MpcSettings, SparkDra, SparkDraSettings,
 };
+use crate::shipped::{SHIPPED, shipped};
 use crate::storage_rule::{StorageChoice, WithStorage};
 use petrel_core::{InvalidValue, Policy};
 use serde::{Deserialize, Serialize};
 
-/// Name and one line of every policy, for `--help`.
+/// Name and one line of every rule, for `--help`.
 pub const POLICIES: [(&str, &str); 12] = [
     ("fixed", "always the same number of executors"),
     ("best-constant", "always the same share of the largest fleet; the share is tuned"),
@@ -98,11 +99,15 @@ pub fn by_name(name: &str, settings: &PolicySettings) -> Result<Box<dyn Policy>,
         "hybrid-histogram" => Ok(boxed(HybridHistogram::new(settings.hybrid_histogram), settings)),
         "forecast" => Ok(boxed(Forecast::new(settings.forecast), settings)),
         "mpc" => Ok(Box::new(Mpc::new(settings.mpc))),
-        _ => {
-            let names: Vec<&str> = POLICIES.iter().map(|(name, _)| *name).collect();
-            Err(InvalidValue::new("policy", name, names.join(", ")))
-        }
+        _ if policy_names().contains(&name) => Ok(Box::new(shipped(name)?)),
+        _ => Err(InvalidValue::new("policy", name, policy_names().join(", "))),
     }
+}
+
+/// Every name that [`by_name`] knows: the rules, `learned`, and the trained policies that come with Petrel.
+pub fn policy_names() -> Vec<&'static str> {
+    let rules = POLICIES.iter().map(|(name, _)| *name);
+    rules.chain(["learned"]).chain(SHIPPED.iter().map(|(name, _)| *name)).collect()
 }
 
 #[cfg(test)]
@@ -121,7 +126,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_names_there_are() {
         let error = by_name("magic", &PolicySettings::default()).err().unwrap().to_string();
         assert!(error.starts_with("policy: got `magic`, expected fixed, best-constant, hpa, keda, "), "{error}");
-        assert!(POLICIES.iter().all(|(name, _)| error.contains(name)), "{error}");
+        assert!(error.ends_with("mpc, learned, ppo, ppo+td3, ppo-lagrangian, dqn"), "{error}");
     }
 
     #[test]
