@@ -59,5 +59,6 @@ pub mod queue;
 pub mod run;
 pub mod td3;
 pub mod tensorboard;
+pub mod validate;
 
 pub use error::LearnError;
