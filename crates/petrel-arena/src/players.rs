@@ -4,11 +4,11 @@ use crate::error::ArenaError;
 use crate::run::{Ablation, Ablations, World};
 use crate::tables::{OPTIMUM_BOUND, OPTIMUM_SCHEDULE};
 use crate::tuned::Tuned;
-use petrel_core::{Codec, InvalidValue, Policy, Tier};
+use petrel_core::{Codec, InvalidValue, Policy, Tier, Weights};
 use petrel_policy::classic_rules::{CLASSIC_RULES, ClassicRule, classic_rule_by_name};
 use petrel_policy::policies::{Learned, LearnedSettings};
 use petrel_policy::storage_rule::StorageChoice;
-use petrel_policy::{POLICIES, PolicySettings, SHIPPED, by_name, shipped_classic, tunable};
+use petrel_policy::{POLICIES, PolicySettings, SHIPPED, by_name, shipped, shipped_classic, tunable};
 use petrel_sim::scenario;
 use std::fmt;
 use std::sync::Arc;
@@ -239,13 +239,30 @@ pub fn learned(bytes: &[u8]) -> Result<Player, ArenaError> {
     })
 }
 
-/// The trained players that come with Petrel. On `classic` one network plays twice: under the weights of the scenario, and
+/// A candidate of the validation between cost and latency first.
+const EVEN: Weights = Weights { cost: 0.33, latency: 0.603, throughput: 0.067 };
+
+/// The same network under other weights.
+fn learned_under(name: &str, policy: Learned, weights: Weights) -> Result<Player, ArenaError> {
+    let settings = LearnedSettings { weights: Some(weights), ..policy.settings().clone() };
+    let policy = Learned::new(settings, policy.actor().params().to_vec(), None)?;
+    let Weights { cost, latency, throughput } = weights;
+    Ok(Player {
+        name: name.to_string(),
+        about: format!("the network of ppo under weights {cost}/{latency}/{throughput}"),
+        ..learned(&policy.to_bytes()?)?
+    })
+}
+
+/// The trained players that come with Petrel. On `queue` `ppo` plays with the weights of its file and, as `ppo-even`, with
+/// others: one network serves both. On `classic` one network plays twice: under the weights of the scenario, and
 /// under those of the budget scenario whatever the scenario says.
 ///
 /// # Errors
 /// [`ArenaError::Invalid`] when a file does not fit, which a test of petrel-policy rules out.
 pub fn shipped_players() -> Result<Vec<Player>, ArenaError> {
     let mut players = SHIPPED.iter().map(|(_, bytes)| learned(bytes)).collect::<Result<Vec<_>, _>>()?;
+    players.push(learned_under("ppo-even", shipped("ppo")?, EVEN)?);
     let network = shipped_classic()?;
     let budget = scenario::by_name("smart_city_budget")?.weights;
     for (name, weights, about) in
