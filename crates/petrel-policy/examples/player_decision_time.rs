@@ -1,6 +1,6 @@
 //! How long does a decision take? Median and 99th percentile per player over the decisions of one episode with crowds.
 //!
-//! `cargo run --release -p petrel-policy --example decision_time`; figures of a machine that does something else as well are
+//! `cargo run --release -p petrel-policy --example player_decision_time`; figures of a machine that does something else as well are
 //! worthless.
 
 use petrel_core::Observation;
