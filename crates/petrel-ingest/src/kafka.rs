@@ -522,14 +522,6 @@ impl Identity {
     }
 }
 
-/// What the group of a producer has committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stored {
-    position: u64,
-    /// The client that opened the producer last; `None` before the first one.
-    owner: Option<u64>,
-}
-
 /// A producer with its transactional identity and the group that holds its position.
 struct TransactionalClient {
     identity: Identity,
@@ -568,7 +560,7 @@ impl TransactionalClient {
             }
             std::thread::sleep(RETRY_PAUSE);
         }
-        let position = client.stored(deadline)?.position;
+        let position = client.stored(&client.group, POSITION_PARTITION, deadline)?.unwrap_or(0);
         Ok((client, position))
     }
 
@@ -595,10 +587,21 @@ impl TransactionalClient {
         if is_fatal(error) { self.identity.fenced() } else { self.identity.error(doing, error) }
     }
 
-    /// Reads what the group has committed.
-    fn stored(&self, deadline: Instant) -> Result<Stored, LogError> {
+    /// The client that opened the producer last; `None` before the first one. Owners are committed outside of
+    /// transactions, so one that is still open, perhaps this client's own, is not waited for: only
+    /// [`TransactionalClient::open`] ends it.
+    fn stored_owner(&self, deadline: Instant) -> Result<Option<u64>, LogError> {
+        let group = consumer_config(&self.identity.brokers, &format!("petrel-position-{}", self.identity.id))
+            .set("isolation.level", "read_uncommitted")
+            .create()
+            .map_err(|error| self.identity.error("cannot make a consumer", &error))?;
+        self.stored(&group, OWNER_PARTITION, deadline)
+    }
+
+    /// Reads what the group has committed for one partition of the positions topic.
+    fn stored(&self, group: &BaseConsumer, partition: i32, deadline: Instant) -> Result<Option<u64>, LogError> {
         loop {
-            match self.read_stored() {
+            match read_stored(group, partition) {
                 Ok(stored) => return Ok(stored),
                 Err(error) if Instant::now() >= deadline => {
                     return Err(self.identity.error("cannot read the position", &error));
@@ -607,25 +610,6 @@ impl TransactionalClient {
             }
             std::thread::sleep(RETRY_PAUSE);
         }
-    }
-
-    fn read_stored(&self) -> Result<Stored, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for partition in [POSITION_PARTITION, OWNER_PARTITION] {
-            list.add_partition_offset(POSITIONS_TOPIC, partition, Offset::Invalid)?;
-        }
-        let list = self.group.committed_offsets(list, REQUEST_TIMEOUT)?;
-        let offset = |partition| -> Result<Option<u64>, KafkaError> {
-            let missing = KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
-            let element = list.find_partition(POSITIONS_TOPIC, partition).ok_or(missing)?;
-            // A partition can carry an error of its own; reading it as "no position" would double records.
-            element.error()?;
-            Ok(match element.offset() {
-                Offset::Offset(offset) => u64::try_from(offset).ok(),
-                _ => None,
-            })
-        };
-        Ok(Stored { position: offset(POSITION_PARTITION)?.unwrap_or(0), owner: offset(OWNER_PARTITION)? })
     }
 
     /// Sends the records and the position inside a new transaction, without ending it.
@@ -709,6 +693,20 @@ impl TransactionalClient {
     }
 }
 
+fn read_stored(group: &BaseConsumer, partition: i32) -> Result<Option<u64>, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(POSITIONS_TOPIC, partition, Offset::Invalid)?;
+    let list = group.committed_offsets(list, REQUEST_TIMEOUT)?;
+    let missing = KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+    let element = list.find_partition(POSITIONS_TOPIC, partition).ok_or(missing)?;
+    // A partition can carry an error of its own; reading it as "no position" would double records.
+    element.error()?;
+    Ok(match element.offset() {
+        Offset::Offset(offset) => u64::try_from(offset).ok(),
+        _ => None,
+    })
+}
+
 /// What is known about the last transaction.
 enum State {
     Idle,
@@ -765,7 +763,7 @@ impl KafkaProducer {
                 }
             },
             State::Displaced => {
-                if self.client.stored(deadline)?.owner != Some(self.client.owner) {
+                if self.client.stored_owner(deadline)? != Some(self.client.owner) {
                     self.state = State::Fenced;
                     return Err(self.identity.fenced());
                 }
