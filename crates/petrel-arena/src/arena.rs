@@ -397,7 +397,7 @@ fn burst_pictures(tournament: &Tournament) -> Result<Vec<Picture>, ArenaError> {
     let mut window: Option<(f64, f64)> = None;
     for player in &tournament.players {
         let Seat::Queue(make) = &player.seat else { continue };
-        let points = queue_timeline(&game, make(&tournament.without)?.as_mut(), &tournament.without)?;
+        let (_, points) = queue_timeline(&game, make(&tournament.without)?.as_mut(), &tournament.without)?;
         let (from_s, to_s) = *window.get_or_insert_with(|| burst_window(&points, TIMELINE_S));
         let points: Vec<TimelinePoint> =
             points.into_iter().filter(|point| point.time_s > from_s && point.time_s <= to_s).collect();

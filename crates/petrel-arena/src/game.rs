@@ -116,7 +116,7 @@ pub fn play_queue(
     })
 }
 
-/// Plays `game` and keeps every interval.
+/// Plays `game` to its end and keeps every interval.
 ///
 /// # Errors
 /// As [`play_queue`].
@@ -124,10 +124,10 @@ pub fn queue_timeline(
     game: &QueueGame,
     policy: &mut dyn Policy,
     without: &Ablations,
-) -> Result<Vec<TimelinePoint>, InvalidValue> {
+) -> Result<(Outcome, Vec<TimelinePoint>), InvalidValue> {
     let mut points = Vec::new();
     let mut from_s = 0.0;
-    play_queue(game, policy, without, |world, interval| {
+    let outcome = play_queue(game, policy, without, |world, interval| {
         let time_s = f64::from(world.now_s());
         let (running, starting, warm) = world.executors();
         points.push(TimelinePoint {
@@ -144,7 +144,7 @@ pub fn queue_timeline(
         });
         from_s = time_s;
     })?;
-    Ok(points)
+    Ok((outcome, points))
 }
 
 /// A policy whose decisions are timed.
@@ -302,7 +302,7 @@ mod tests {
         let mut policy = by_name("forecast", &PolicySettings::default()).unwrap();
         let outcome = play_queue(&game(), policy.as_mut(), &Ablations::none(), |_, _| {}).unwrap();
         let mut policy = by_name("forecast", &PolicySettings::default()).unwrap();
-        let points = queue_timeline(&game(), policy.as_mut(), &Ablations::none()).unwrap();
+        let (_, points) = queue_timeline(&game(), policy.as_mut(), &Ablations::none()).unwrap();
         assert_eq!(points.len(), 36);
         let violated = points.iter().filter(|point| point.violated).count();
         assert_eq!(violated as f64 / 36.0, outcome.violation_rate);

@@ -4,7 +4,7 @@ use super::print;
 use crate::error::CommandError;
 use crate::table::two_columns;
 use clap::Args;
-use petrel_arena::game::{QueueGame, TimelinePoint, play_queue, queue_timeline};
+use petrel_arena::game::{QueueGame, TimelinePoint, queue_timeline};
 use petrel_arena::run::Ablations;
 use petrel_arena::speed::step_times;
 use petrel_arena::traces::{Scale, TraceGroup, single_group, test_groups};
@@ -83,14 +83,13 @@ pub(crate) fn run(args: &WorldArgs) -> Result<ExitCode, CommandError> {
     let settings = WorldSettings { seed: group.draw(args.seed), ..WorldSettings::new(&params, args.seed) };
     let arrivals = Arc::new(group.arrivals(args.seed, &params, &settings.limits, false));
     let game = QueueGame { params, arrivals, settings };
-    let policy = || by_name(&args.policy, &PolicySettings::default());
-    let outcome = play_queue(&game, policy()?.as_mut(), &Ablations::none(), |_, _| {})?;
+    let mut policy = by_name(&args.policy, &PolicySettings::default())?;
+    let (outcome, points) = queue_timeline(&game, policy.as_mut(), &Ablations::none())?;
     if args.json {
         print(&format!("{}\n", serde_json::to_string(&outcome).unwrap_or_default()));
         return Ok(ExitCode::SUCCESS);
     }
     if !args.quiet {
-        let points = queue_timeline(&game, policy()?.as_mut(), &Ablations::none())?;
         print(&timeline_text(&points, settings.slo.p95_ms));
     }
     print(&two_columns(&[
