@@ -156,7 +156,8 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
 /// The policy file's bytes when training came to its end.
 fn train_classic(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
     let end = if args.algorithm == Algorithm::Dqn {
-        let (settings, task) = settled(args, DqnSettings::default(), ClassicTask::default())?;
+        let (mut settings, task) = settled(args, DqnSettings::default(), ClassicTask::default())?;
+        settings.seed = args.seed.unwrap_or(settings.seed);
         let mut worlds = ClassicEnvironment::new(args.environments as usize, task)?;
         train_dqn(args, directory, settings, &mut worlds)?
     } else {
@@ -173,7 +174,8 @@ fn train_classic(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Ve
 /// The same on `queue`, with the weights under which the policy does best on the validation split.
 fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u8>>, CommandError> {
     let (end, task) = if args.algorithm == Algorithm::Dqn {
-        let (settings, task) = settled(args, presets::dqn_queue(), QueueTask::default())?;
+        let (mut settings, task) = settled(args, presets::dqn_queue(), QueueTask::default())?;
+        settings.seed = args.seed.unwrap_or(settings.seed);
         let games = prepare_games(args, Split::Train, &task, settings.seed)?;
         let mut worlds = QueueEnvironment::new(args.environments as usize, task.clone(), games)?;
         (train_dqn(args, directory, settings, &mut worlds)?, task)
@@ -272,10 +274,9 @@ fn prepare_games(args: &TrainArgs, split: Split, task: &QueueTask, seed: u64) ->
 fn train_dqn(
     args: &TrainArgs,
     directory: &RunDirectory,
-    mut settings: DqnSettings,
+    settings: DqnSettings,
     worlds: &mut impl Environment,
 ) -> Result<Option<RunEnd>, CommandError> {
-    settings.seed = args.seed.unwrap_or(settings.seed);
     let mut dqn = if args.resume {
         Dqn::from_checkpoint(&newest(directory)?)?
     } else {
