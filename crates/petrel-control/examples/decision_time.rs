@@ -21,6 +21,7 @@ fn heartbeat(sequence: u64, now_ms: i64) -> Heartbeat {
         first_task_ms: Some(START_MS),
         emulated_delay_s: 0.0,
         cpu_utilisation: 0.6,
+        ..ExecutorStatus::default()
     };
     let batch = BatchReport {
         batch: sequence,
@@ -33,9 +34,8 @@ fn heartbeat(sequence: u64, now_ms: i64) -> Heartbeat {
         duration_ms: 400.0,
         task_cpu_ms: 1_000.0,
         overhead_ms: 50.0,
-        input_bytes: 0,
-        shuffle_bytes: 0,
         latency_counts: vec![400; 121],
+        ..BatchReport::default()
     };
     Heartbeat {
         version: PROTOCOL_VERSION,
@@ -56,6 +56,7 @@ fn heartbeat(sequence: u64, now_ms: i64) -> Heartbeat {
         applied_decision: sequence.saturating_sub(1),
         watermark_ms: None,
         executor_seconds: sequence as f64 * 5.0,
+        ..Heartbeat::default()
     }
 }
 

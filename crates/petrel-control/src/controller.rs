@@ -247,6 +247,7 @@ impl Controller {
             executors: start_with.clamp(limits.min_executors, limits.max_executors),
             tier: Tier::default(),
             codec: Codec::default(),
+            advice_only: false,
         };
         if let Some(last) = log.last()? {
             desired.decision_id = last.id;
@@ -581,7 +582,8 @@ impl Controller {
         now_ms: i64,
     ) -> Result<(), ControlError> {
         let Action { executors, tier, codec, .. } = row.action;
-        state.desired = DesiredState { version: PROTOCOL_VERSION, decision_id: row.id, executors, tier, codec };
+        state.desired =
+            DesiredState { version: PROTOCOL_VERSION, decision_id: row.id, executors, tier, codec, ..state.desired };
         state.run.decisions += 1;
         if executors != before {
             let running = row.observation.executors_running;

@@ -81,6 +81,7 @@ mod tests {
                 executors: 1,
                 tier: Tier::default(),
                 codec: Codec::default(),
+                advice_only: false,
             },
             interval_s: 5.0,
         };

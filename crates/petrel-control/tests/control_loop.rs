@@ -18,6 +18,7 @@ fn executor(id: u64, phase: ExecutorPhase) -> ExecutorStatus {
         first_task_ms: None,
         emulated_delay_s: 0.0,
         cpu_utilisation: 0.5,
+        ..ExecutorStatus::default()
     }
 }
 
@@ -35,9 +36,8 @@ fn batch(number: u64, committed_ms: i64, records: u64, latency_ms: f64) -> Batch
         duration_ms: 300.0,
         task_cpu_ms: records as f64 * 0.02,
         overhead_ms: 50.0,
-        input_bytes: 0,
-        shuffle_bytes: 0,
         latency_counts,
+        ..BatchReport::default()
     }
 }
 
@@ -61,6 +61,7 @@ fn heartbeat(sequence: u64, time_ms: i64, running: u64, batches: Vec<BatchReport
         applied_decision: 0,
         watermark_ms: None,
         executor_seconds: sequence as f64,
+        ..Heartbeat::default()
     }
 }
 

@@ -1,19 +1,22 @@
 //! What do the engine and the controller say to each other?
 //!
 //! The engine posts a [`Heartbeat`] every second to `POST /api/v1/heartbeat`; the reply is a
-//! [`DesiredState`]. Desired state is absolute, so a lost, repeated or late message does no harm.
+//! [`DesiredState`]. Desired state is absolute, so a lost, repeated or late message does no harm. The embedded engine and
+//! the Spark plugin speak the same messages; `docs/protocol.md` describes them for those who write another engine.
 
 use crate::storage::{Codec, Tier};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Version of heartbeat and desired state; another version is refused.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Where an executor is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExecutorPhase {
     /// Waiting out the emulated provisioning delay.
+    #[default]
     Provisioning,
     /// Process spawned, not registered yet.
     Starting,
@@ -24,7 +27,7 @@ pub enum ExecutorPhase {
 }
 
 /// One executor as the driver sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ExecutorStatus {
     /// Number of the executor, never reused within a data directory.
     pub id: u64,
@@ -42,12 +45,21 @@ pub struct ExecutorStatus {
     pub emulated_delay_s: f64,
     /// CPU used since the last heartbeat as a share of its CPU limit, 0 to 1.
     pub cpu_utilisation: f64,
+    /// Where it runs; empty when that is this machine.
+    #[serde(default)]
+    pub host: String,
+    /// Tasks that it takes at once; 0 where that is not known yet.
+    #[serde(default)]
+    pub slots: u32,
 }
 
 /// One committed micro-batch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct BatchReport {
-    /// Number of the batch; increases by one with each commit.
+    /// Query that committed it; empty for an engine with one query.
+    #[serde(default)]
+    pub query: String,
+    /// Number of the batch; increases by one with each commit of its query.
     pub batch: u64,
     /// When it was committed, milliseconds since the Unix epoch.
     pub committed_ms: i64,
@@ -65,6 +77,19 @@ pub struct BatchReport {
     pub duration_ms: f64,
     /// Sum of the CPU time that its tasks used on executors, milliseconds.
     pub task_cpu_ms: f64,
+    /// Sum of the wall time of its tasks on executors, milliseconds; 0 where the engine does not measure it.
+    #[serde(default)]
+    pub task_run_ms: f64,
+    /// Tasks that it ran; 0 where the engine does not count them.
+    #[serde(default)]
+    pub tasks: u32,
+    /// Executors that ran its tasks; 0 where the engine does not count them.
+    #[serde(default)]
+    pub executors: u32,
+    /// Parts of `duration_ms` by name, milliseconds (Spark: `latestOffset`, `queryPlanning`, `addBatch`, `walCommit`,
+    /// `commitOffsets`, ...).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts_ms: BTreeMap<String, f64>,
     /// Wall time in which no task ran: planning, commit and publication, milliseconds.
     pub overhead_ms: f64,
     /// Bytes of records read from the log.
@@ -111,8 +136,85 @@ pub fn latency_bucket(latency_ms: f64) -> usize {
     (step.ceil() as usize).min(120)
 }
 
+/// Who decides how many executors the engine has?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineMode {
+    /// The controller.
+    #[default]
+    Steered,
+    /// The engine itself; the controller only gives advice.
+    Advised,
+    /// The engine itself, because the controller was silent for too long.
+    Fallback,
+    /// Nobody: the controller was silent for too long, and the engine keeps what it has.
+    Holding,
+}
+
+/// Progress of one streaming query.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QueryStatus {
+    /// Name, or its identity where it has none.
+    pub query: String,
+    /// Records/s into it.
+    pub input_rate: f64,
+    /// Records/s through it.
+    pub processed_rate: f64,
+    /// Records waiting per partition, `topic/partition`.
+    pub lag: BTreeMap<String, u64>,
+    /// Rows in its state store.
+    pub state_rows: u64,
+    /// Memory of its state store, bytes.
+    pub state_bytes: u64,
+    /// How far its watermark is behind the clock, milliseconds; `None` without a watermark.
+    pub watermark_delay_ms: Option<f64>,
+    /// Where the latency histograms of its batches come from: `observed` (the query measured the event times),
+    /// `event-time-range` (from least, mean and greatest event time) or `arrival` (from the batches' own times).
+    pub latency_source: String,
+}
+
+/// Tasks since the last heartbeat that was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskFigures {
+    /// Finished.
+    pub finished: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Wall time on executors, milliseconds.
+    pub run_ms: f64,
+    /// CPU time on executors, milliseconds.
+    pub cpu_ms: f64,
+    /// Garbage collection while they ran, milliseconds.
+    pub gc_ms: f64,
+    /// Spilled to disk, bytes.
+    pub spill_bytes: u64,
+    /// Shuffle written, bytes.
+    pub shuffle_written_bytes: u64,
+    /// Shuffle read, bytes.
+    pub shuffle_read_bytes: u64,
+    /// Waiting for shuffle blocks, milliseconds.
+    pub fetch_wait_ms: f64,
+}
+
+/// What became of a decision on the engine's side.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct DecisionOutcome {
+    /// Number of the decision.
+    pub decision_id: u64,
+    /// When that was known, milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// `requested` (from the cluster), `met` (that many run), `waiting` (for busy executors to become idle), `refused`
+    /// (the cluster said no), `ignored` (in advice-only mode or fallback).
+    pub outcome: String,
+    /// In words; may be empty.
+    #[serde(default)]
+    pub detail: String,
+}
+
 /// What the engine tells the controller, once a second.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// [`PROTOCOL_VERSION`].
     pub version: u32,
@@ -151,6 +253,21 @@ pub struct Heartbeat {
     pub watermark_ms: Option<i64>,
     /// Executor seconds from request to release since the driver of this data directory first ran.
     pub executor_seconds: f64,
+    /// Engine and its release, for example `spark 3.5.7`; empty for the embedded engine.
+    #[serde(default)]
+    pub engine: String,
+    /// Who decides at the moment.
+    #[serde(default)]
+    pub mode: EngineMode,
+    /// Streaming queries (at most 64); empty for the embedded engine.
+    #[serde(default)]
+    pub queries: Vec<QueryStatus>,
+    /// Tasks since the last acknowledged heartbeat.
+    #[serde(default)]
+    pub tasks: TaskFigures,
+    /// What became of decisions since the last acknowledged heartbeat, oldest first (at most 100).
+    #[serde(default)]
+    pub outcomes: Vec<DecisionOutcome>,
 }
 
 /// What the controller wants, absolute and idempotent.
@@ -166,4 +283,7 @@ pub struct DesiredState {
     pub tier: Tier,
     /// Codec of new shuffles.
     pub codec: Codec,
+    /// True when the engine shall show this and go on scaling itself.
+    #[serde(default)]
+    pub advice_only: bool,
 }

@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     executors: heartbeat.executors.len() as u32,
                     tier: Tier::Memory,
                     codec: Codec::Lz4,
+                    advice_only: false,
                 })
             }),
             burst: Arc::new(move |command| {
@@ -150,6 +151,7 @@ impl Script {
             first_task_ms: None,
             emulated_delay_s,
             cpu_utilisation: 0.0,
+            ..ExecutorStatus::default()
         });
     }
 

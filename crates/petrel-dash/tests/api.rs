@@ -100,7 +100,7 @@ fn a_heartbeat_is_answered_with_the_desired_state() {
     let served = serve();
     let reply = served.post_json("/api/v1/heartbeat", &heartbeat(5).to_string());
     assert_eq!(reply.status, 200, "{}", reply.body);
-    let desired = json!({ "version": 1, "decision_id": 42, "executors": 5, "tier": "memory", "codec": "lz4" });
+    let desired = json!({ "version": 2, "decision_id": 42, "executors": 5, "tier": "memory", "codec": "lz4", "advice_only": false });
     assert_eq!(reply.json(), desired);
     let heard = served.heartbeats.lock().unwrap();
     assert_eq!((heard.len(), heard[0].attempt, heard[0].committed_records), (1, 5, 99));

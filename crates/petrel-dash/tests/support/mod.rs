@@ -49,7 +49,14 @@ pub fn serve() -> Served {
             }
             heartbeat_log.lock().unwrap().push(heartbeat);
             let (tier, codec) = (Tier::Memory, Codec::Lz4);
-            Ok(DesiredState { version: PROTOCOL_VERSION, decision_id: 42, executors: 5, tier, codec })
+            Ok(DesiredState {
+                version: PROTOCOL_VERSION,
+                decision_id: 42,
+                executors: 5,
+                tier,
+                codec,
+                advice_only: false,
+            })
         }),
         burst: Arc::new(move |command| {
             if matches!(command, BurstCommand::Start { factor, .. } if factor == 13.0) {
@@ -98,7 +105,7 @@ impl Served {
 
 pub fn heartbeat(attempt: i64) -> Value {
     serde_json::json!({
-        "version": 1, "job": "main", "attempt": attempt, "sequence": 3, "time_ms": 1_700_000_000_000_i64,
+        "version": 2, "job": "main", "attempt": attempt, "sequence": 3, "time_ms": 1_700_000_000_000_i64,
         "executors": [], "batches": [], "lag_records": 7, "tasks_pending": 0, "tasks_running": 1,
         "committed_records": 99, "trigger_ms": 1000.0, "executor_memory_gb": 1.0, "executor_cpu": null,
         "startup_delay_s": 12.0, "applied_decision": 41, "watermark_ms": null, "executor_seconds": 5.0

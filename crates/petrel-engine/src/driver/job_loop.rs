@@ -876,6 +876,7 @@ impl JobLoop {
             input_bytes,
             shuffle_bytes: maps.iter().map(|output| output.shuffle_bytes).sum(),
             latency_counts: latency_counts(event_times, committed_ms),
+            ..BatchReport::default()
         });
         self.shared.tell(EngineEvent::BatchCommitted { batch: commit.batch, records: added.records });
         tracing::debug!(

@@ -323,6 +323,7 @@ impl Engine for Shared {
             applied_decision: telemetry.applied_decision,
             watermark_ms: telemetry.watermark_ms,
             executor_seconds: telemetry.executor_seconds,
+            ..Heartbeat::default()
         }
     }
 

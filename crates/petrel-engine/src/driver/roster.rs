@@ -187,6 +187,7 @@ impl Roster {
                 first_task_ms: member.first_task_ms,
                 emulated_delay_s: member.emulated_delay_s,
                 cpu_utilisation: member.cpu_utilisation,
+                ..ExecutorStatus::default()
             })
             .collect()
     }

@@ -253,8 +253,14 @@ impl Controller {
     pub fn start(executors: u32) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let wish =
-            DesiredState { version: PROTOCOL_VERSION, decision_id: 1, executors, tier: Tier::Nvme, codec: Codec::Zstd };
+        let wish = DesiredState {
+            version: PROTOCOL_VERSION,
+            decision_id: 1,
+            executors,
+            tier: Tier::Nvme,
+            codec: Codec::Zstd,
+            advice_only: false,
+        };
         let wish = Arc::new(Mutex::new(wish));
         let heartbeats = Arc::new(Mutex::new(Vec::new()));
         let (reply, received) = (Arc::clone(&wish), Arc::clone(&heartbeats));
