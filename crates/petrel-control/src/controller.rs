@@ -483,6 +483,12 @@ impl Controller {
         });
         Snapshot {
             time_ms: now_ms,
+            job: self.settings.job.clone(),
+            engine: beat.map(|beat| beat.engine.clone()).unwrap_or_default(),
+            mode: beat.map(|beat| beat.mode).unwrap_or_default(),
+            advice_only: state.desired.advice_only,
+            pinned_executors: None,
+            heard_ms: beat.map(|beat| beat.time_ms),
             time_s: (now_ms - state.started_ms) as f64 / 1_000.0,
             policy: state.policy.name().to_string(),
             trace: self.settings.trace.clone(),
@@ -495,6 +501,7 @@ impl Controller {
             executors_running: running,
             executors_starting: starting,
             executors_target: state.desired.executors,
+            executors_missing: 0,
             executors: beat.map(|beat| beat.executors.clone()).unwrap_or_default(),
             executor_capacity: state.capacity.executor_records_per_s,
             latency_p50_ms: state.shown.latency.p50,

@@ -156,6 +156,7 @@ pub(crate) fn observe(
         executors_running: running,
         executors_starting: starting,
         executors_target: bounds.desired.executors,
+        executors_missing: 0,
         executor_memory_gb,
         cpu_utilisation: if cpu.is_empty() { 0.0 } else { cpu.iter().sum::<f64>() / cpu.len() as f64 },
         tasks_pending: heartbeat.map_or(0, |beat| beat.tasks_pending),

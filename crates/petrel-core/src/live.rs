@@ -1,7 +1,7 @@
 //! What does the live page show? One [`Snapshot`] a second.
 
 use crate::policy::{Limits, Slo};
-use crate::protocol::ExecutorStatus;
+use crate::protocol::{EngineMode, ExecutorStatus};
 use crate::storage::{Codec, Tier};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,24 @@ pub struct GatewayView {
 pub struct Snapshot {
     /// When, milliseconds since the Unix epoch.
     pub time_ms: i64,
+    /// Name of the job.
+    #[serde(default)]
+    pub job: String,
+    /// Engine and its release; empty for the embedded engine.
+    #[serde(default)]
+    pub engine: String,
+    /// Who decides at the moment.
+    #[serde(default)]
+    pub mode: EngineMode,
+    /// True when decisions are shown and not carried out.
+    #[serde(default)]
+    pub advice_only: bool,
+    /// Executors that the operator has pinned.
+    #[serde(default)]
+    pub pinned_executors: Option<u32>,
+    /// When the last heartbeat came, milliseconds since the Unix epoch; `None` before the first.
+    #[serde(default)]
+    pub heard_ms: Option<i64>,
     /// Seconds since the job started.
     pub time_s: f64,
     /// Name of the policy in force.
@@ -87,6 +105,9 @@ pub struct Snapshot {
     pub executors_starting: u32,
     /// Executors asked for.
     pub executors_target: u32,
+    /// Executors asked for longer ago than they take to start, and not there.
+    #[serde(default)]
+    pub executors_missing: u32,
     /// Every executor.
     pub executors: Vec<ExecutorStatus>,
     /// Records/s that one busy executor commits, measured on the batches so far.
@@ -137,4 +158,49 @@ pub struct Snapshot {
     pub limits: Limits,
     /// Plain words about what is emulated, shown wherever executors are.
     pub provisioning_note: String,
+}
+
+/// One job in the overview of all jobs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Name of the job.
+    pub job: String,
+    /// Engine and its release; empty for the embedded engine, and before the first heartbeat.
+    pub engine: String,
+    /// Who decides at the moment; `None` before the first heartbeat.
+    pub mode: Option<EngineMode>,
+    /// True when decisions are shown and not carried out.
+    pub advice_only: bool,
+    /// Name of the policy in force.
+    pub policy: String,
+    /// Executors that the operator has pinned.
+    pub pinned_executors: Option<u32>,
+    /// Executors running.
+    pub executors_running: u32,
+    /// Executors starting.
+    pub executors_starting: u32,
+    /// Executors asked for; advised where decisions are not carried out.
+    pub executors_target: u32,
+    /// Executors asked for longer ago than they take to start, and not there.
+    pub executors_missing: u32,
+    /// Records/s committed in the last complete decision interval.
+    pub processed_rate: f64,
+    /// 95th percentile of the latency in the last complete decision interval with records, milliseconds.
+    pub latency_p95_ms: f64,
+    /// The objective for it, milliseconds.
+    pub slo_p95_ms: f64,
+    /// Decision intervals since the controller started.
+    pub intervals_total: u64,
+    /// Decision intervals above the objective.
+    pub intervals_over_objective: u64,
+    /// Records in the log that are not committed yet.
+    pub lag_records: u64,
+    /// Dollars per hour now.
+    pub cost_usd_per_hour: f64,
+    /// Number of the last decision; 0 before the first.
+    pub decision_id: u64,
+    /// Start of the driver process, milliseconds since the Unix epoch; `None` before the first heartbeat.
+    pub attempt: Option<i64>,
+    /// When the last heartbeat came, milliseconds since the Unix epoch; `None` before the first.
+    pub heard_ms: Option<i64>,
 }

@@ -97,6 +97,10 @@ pub struct Observation {
     pub executors_starting: u32,
     /// Executors asked for by the last decision.
     pub executors_target: u32,
+    /// Executors that were asked for longer ago than the start-up delay's 0.9 quantile and are still not there: whoever plans
+    /// had better not count on them. Always 0 in the simulated worlds.
+    #[serde(default)]
+    pub executors_missing: u32,
     /// Memory of one executor, gigabytes.
     pub executor_memory_gb: f64,
     /// CPU used by the running executors as a share of their CPU limit, 0 to 1.

@@ -12,6 +12,7 @@ pub(crate) fn quiet() -> Observation {
         executors_running: 2,
         executors_starting: 0,
         executors_target: 2,
+        executors_missing: 0,
         executor_memory_gb: 0.5,
         cpu_utilisation: 0.5,
         tasks_pending: 0,

@@ -38,7 +38,7 @@ prop_compose! {
         arrival_rate in figure(0.0, 500_000.0),
         processed_rate in figure(0.0, 500_000.0),
         backlog_records in figure(0.0, 5e6),
-        executors in (count(40), count(40), count(60), count(20)),
+        executors in (count(40), count(40), count(60), count(20), count(30)),
         tasks in (count(500), count(500)),
         cpu_utilisation in 0.0f64..=1.0,
         latency_p95_ms in figure(0.0, 20_000.0),
@@ -47,7 +47,7 @@ prop_compose! {
             min_executors: 0, max_executors: 0, max_step_up: 0, max_step_down: 0, scale_down_hold_s: 0.0,
             budget_usd_per_hour: 0.0, max_prewarm: 0, coldest_tier: Tier::Archive,
         };
-        let (executors_running, executors_starting, executors_target, executors_prewarmed) = executors;
+        let (executors_running, executors_starting, executors_target, executors_prewarmed, executors_missing) = executors;
         Observation {
             // The step until `observation` makes it a time.
             time_s: step_s,
@@ -57,6 +57,7 @@ prop_compose! {
             executors_running,
             executors_starting,
             executors_target,
+            executors_missing,
             executor_memory_gb: 4.0,
             cpu_utilisation,
             tasks_pending: tasks.0,

@@ -460,6 +460,7 @@ impl QueueWorld {
             executors_running: self.fleet.running(),
             executors_starting: self.fleet.starting(),
             executors_target: self.fleet.target(),
+            executors_missing: 0,
             executor_memory_gb: f64::from(self.fleet.memory_gb()),
             cpu_utilisation: if gathered.working_s > 0.0 {
                 (gathered.cpu_s / gathered.working_s).clamp(0.0, 1.0)
