@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! overhead + round trips to the tier                      fixed: no executor shortens it
-//! + r · cpu(codec) · spill(memory) / C(n)                 C(n): universal scalability law
+//! + (tasks · cpu + r · cpu(codec)) · spill(memory) / C(n) C(n): universal scalability law, at most as many as tasks
 //! + shuffle bytes / min(n · bandwidth, shared bandwidth)
 //! ```
 //!
@@ -14,7 +14,22 @@
 use crate::queue::QueueParams;
 use petrel_core::{Codec, InvalidValue, Limits, Tier};
 
-/// Effective parallelism C(n) of `executors` executors by the universal scalability law; 0 without executors.
+/// Executors that are busy on average when `executors` work off the tasks of a stage: all of them, unless the number of tasks is
+/// fixed and they end in whole waves.
+#[inline]
+pub fn side_by_side(params: &QueueParams, executors: f64) -> f64 {
+    let tasks = params.batch.tasks;
+    if tasks > 0.0 { tasks / (tasks / executors).ceil() } else { executors }
+}
+
+/// Tasks of a batch on `executors` executors.
+#[inline]
+pub fn tasks(params: &QueueParams, executors: f64) -> f64 {
+    if params.batch.tasks > 0.0 { params.batch.tasks } else { params.batch.tasks_per_executor * executors }
+}
+
+/// Effective parallelism C(n) of `executors` executors by the universal scalability law, bounded by the tasks; 0 without
+/// executors.
 #[inline]
 pub fn parallelism(params: &QueueParams, executors: f64) -> f64 {
     if executors <= 0.0 {
@@ -25,7 +40,7 @@ pub fn parallelism(params: &QueueParams, executors: f64) -> f64 {
     if more <= 0.0 {
         return executors;
     }
-    executors / (1.0 + params.batch.contention * more + params.batch.coherency * executors * more)
+    side_by_side(params, executors) / (1.0 + params.batch.contention * more + params.batch.coherency * executors * more)
 }
 
 /// Location and scale of the normalised maximum of `tasks` standard normal draws (Gumbel limit; Embrechts, Klüppelberg and
@@ -90,6 +105,13 @@ pub fn transfer_ms_per_mb(params: &QueueParams, tier: Tier, executors: f64) -> f
     1e3 / (executors.max(1.0) * tier.executor_mb_per_s).min(tier.shared_mb_per_s)
 }
 
+/// Most records that a batch on `executors` executors takes.
+#[inline]
+pub fn most_records(params: &QueueParams, executors: f64) -> f64 {
+    let by_executors = params.batch.max_records_per_executor * executors;
+    if params.batch.max_records > 0.0 { by_executors.min(params.batch.max_records) } else { by_executors }
+}
+
 /// Part of a batch that more executors do not shorten, milliseconds.
 pub fn fixed_ms(params: &QueueParams, executors: f64, tier: Tier) -> f64 {
     let round_trips = params.shuffle.rounds + params.shuffle.temperature_mean;
@@ -126,7 +148,8 @@ pub fn service_ms(params: &QueueParams, records: f64, executors: f64, memory_gb:
 /// The part of a batch that executors share, without spilling, milliseconds.
 fn work_ms(params: &QueueParams, records: f64, executors: f64, tier: Tier, codec: Codec) -> f64 {
     let temperature = params.shuffle.temperature_mean;
-    let cpu_ms = records * record_cpu_us(params, codec, temperature) / 1e3 / parallelism(params, executors);
+    let tasks_ms = tasks(params, executors) * params.batch.task_cpu_ms;
+    let cpu_ms = (tasks_ms + records * record_cpu_us(params, codec, temperature) / 1e3) / parallelism(params, executors);
     let megabytes = records * params.shuffle.bytes_per_record * params.codec(codec).ratio / 1e6;
     let transfer_ms = megabytes * (2.0 + temperature) * transfer_ms_per_mb(params, tier, executors);
     (cpu_ms + transfer_ms) * straggler_factor(params, executors)
@@ -136,7 +159,7 @@ fn work_ms(params: &QueueParams, records: f64, executors: f64, tier: Tier, codec
 /// fleet cannot keep up.
 pub fn steady_p95_ms(params: &QueueParams, rate: f64, executors: f64, memory_gb: f64, tier: Tier, codec: Codec) -> f64 {
     let trigger_ms = params.time.trigger_ms;
-    let most_records = params.batch.max_records_per_executor * executors;
+    let most_records = most_records(params, executors);
     // The batch period is the fixed point of period = max(trigger, service(rate · period)); service is convex and
     // increasing, so iterating from below ends at the smallest one or never.
     let mut period_ms = trigger_ms;
@@ -175,7 +198,7 @@ pub fn served_rate(params: &QueueParams, executors: f64, memory_gb: f64, tier: T
 
 /// Largest rate that a fleet commits when it is never idle and latency does not matter, records/s.
 pub fn saturated_rate(params: &QueueParams, executors: f64, memory_gb: f64, tier: Tier, codec: Codec) -> f64 {
-    let records = params.batch.max_records_per_executor * executors;
+    let records = most_records(params, executors);
     1e3 * records / service_ms(params, records, executors, memory_gb, tier, codec)
 }
 

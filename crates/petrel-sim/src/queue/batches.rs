@@ -5,7 +5,7 @@
 //! with nothing to take the trigger is skipped. Its fixed part passes by itself; its work is done at the speed of the
 //! executors that are there at each second, so that executors which come up during a long batch help.
 
-use super::{Gathered, QueueWorld};
+use super::{CommittedBatch, Gathered, QueueWorld};
 use crate::table;
 
 /// The batch that is running.
@@ -29,6 +29,12 @@ pub(super) struct Batch {
     /// Share of the work that is CPU time rather than waiting for the tier.
     cpu_share: f64,
     executors: u32,
+    executors_at_start: u32,
+    /// Executors that came up during the batch and have no task of it, and when the last of them did.
+    unjoined: f64,
+    unjoined_at_s: f64,
+    /// Executors that are busy on average while its tasks run.
+    busy: f64,
     written_gb: [f64; 4],
     request_usd: f64,
     runs_out_of_memory: bool,
@@ -39,6 +45,13 @@ impl QueueWorld {
     #[inline]
     fn speed(&self) -> f64 {
         table::parallelism(&self.params, f64::from(self.fleet.working())) * self.fleet.warmth()
+    }
+
+    /// The same without `unjoined` executors that came up at `since_s` and have nothing to do.
+    fn speed_without(&self, unjoined: f64, since_s: f64, now_s: f64) -> f64 {
+        let busy = f64::from(self.fleet.working()) - unjoined;
+        let warmth = self.fleet.warmth_without(unjoined, now_s - since_s);
+        table::parallelism(&self.params, busy) * warmth
     }
 
     /// Batches that end or start in `from_s .. to_s`.
@@ -82,7 +95,7 @@ impl QueueWorld {
         }
         let executors = self.fleet.working();
         let count = f64::from(executors);
-        let most = (params.batch.max_records_per_executor * count).min(self.batch_cap);
+        let most = table::most_records(params, count).min(self.batch_cap);
         let to_s = self.arrivals.advance(self.committed_to_s, readable_to_s, most);
         let records = self.arrivals.arrived_before(to_s) - self.arrivals.arrived_before(self.committed_to_s);
         if records <= 0.0 {
@@ -115,12 +128,14 @@ impl QueueWorld {
         let speed = self.speed();
         let to_recompute = self.recompute_records * params.shuffle.recompute_share;
         self.recompute_records = 0.0;
-        let cpu_s = (records + to_recompute) * table::record_cpu_us(params, self.codec, temperature) / 1e6;
+        let cpu_s = (records + to_recompute) * table::record_cpu_us(params, self.codec, temperature) / 1e6
+            + table::tasks(params, count) * params.batch.task_cpu_ms / 1e3;
         // Moving bytes takes its time whatever C(n) says; it is kept in the same unit as the work.
         let moving_s = transfer.transfer_ms / 1e3 * speed;
         let work = (cpu_s + moving_s) * spill * straggler;
-        let fixed_s =
-            (params.batch.overhead_ms + params.batch.overhead_per_executor_ms * count + transfer.latency_ms) / 1e3;
+        let removal_ms = if std::mem::take(&mut self.has_lost_executors) { params.batch.removal_ms } else { 0.0 };
+        let fixed_ms = params.batch.overhead_ms + params.batch.overhead_per_executor_ms * count + transfer.latency_ms;
+        let fixed_s = (fixed_ms + removal_ms) / 1e3;
         let runs_out_of_memory = need_gb > params.memory.oom_ratio * usable_gb;
         let work = if runs_out_of_memory { work * params.memory.oom_fails_after } else { work };
         let work_from_s = start_s + fixed_s;
@@ -137,6 +152,10 @@ impl QueueWorld {
             paced_at_s: work_from_s,
             cpu_share: cpu_s / (cpu_s + moving_s),
             executors,
+            executors_at_start: executors,
+            unjoined: 0.0,
+            unjoined_at_s: start_s,
+            busy: table::side_by_side(params, count) / straggler,
             written_gb: transfer.written_gb,
             request_usd: transfer.request_usd,
             runs_out_of_memory,
@@ -173,6 +192,19 @@ impl QueueWorld {
         self.batch_cap *= 1.5;
         let duration_s = batch.end_s - batch.start_s;
         let fixed_s = batch.work_from_s - batch.start_s;
+        if let Some(log) = &mut self.batch_log {
+            log.add(CommittedBatch {
+                start_s: batch.start_s,
+                end_s: batch.end_s,
+                fixed_s,
+                from_s: batch.from_s,
+                to_s: batch.to_s,
+                records: batch.records,
+                task_run_s: (duration_s - fixed_s) * batch.busy,
+                tasks: table::tasks(&self.params, f64::from(batch.executors_at_start)),
+                shuffle_gb: batch.written_gb.iter().sum(),
+            });
+        }
         let Gathered { committed, batches, batch_ms, shuffle_gb, .. } = &mut self.gathered;
         *committed += batch.records;
         *batches += 1;
@@ -194,11 +226,20 @@ impl QueueWorld {
 
     /// Foresees the end of the running batch anew when the executors that work on it have changed.
     pub(super) fn pace_batch(&mut self, now_s: f64, died: u32, working_before: u32) {
-        let speed = self.speed();
+        let Some(mut batch) = self.batch else { return };
         let local = self.params.tier(self.tier).lost_with_executor;
         let working = self.fleet.working();
         let tasks_per_executor = self.params.batch.tasks_per_executor;
-        let Some(batch) = &mut self.batch else { return };
+        let came_up = (working + died).saturating_sub(batch.executors);
+        if came_up > 0 && self.params.batch.unjoined_share > 0.0 {
+            batch.unjoined += self.params.batch.unjoined_share * f64::from(came_up);
+            batch.unjoined_at_s = now_s;
+        }
+        let speed = if batch.unjoined > 0.0 {
+            self.speed_without(batch.unjoined, batch.unjoined_at_s, now_s)
+        } else {
+            self.speed()
+        };
         let since_s = (now_s - batch.paced_at_s).max(0.0);
         batch.work_left = (batch.work_left - since_s * batch.speed).max(0.0);
         if died > 0 && working_before > 0 {
@@ -212,6 +253,7 @@ impl QueueWorld {
         batch.speed = speed;
         batch.executors = working;
         batch.end_s = if speed > 0.0 { batch.paced_at_s + batch.work_left / speed } else { f64::INFINITY };
+        self.batch = Some(batch);
     }
 
     /// Draining executors leave between two batches.
@@ -219,6 +261,7 @@ impl QueueWorld {
         let working = self.fleet.working();
         let left = self.fleet.release_drained();
         if left > 0 {
+            self.has_lost_executors = true;
             self.lose_shuffle(left, working);
         }
     }
@@ -238,7 +281,7 @@ impl QueueWorld {
         }
         let left = (batch.work_left - (time_s - batch.paced_at_s).max(0.0) * batch.speed).max(0.0);
         let share = if batch.work_total > 0.0 { (left / batch.work_total).min(1.0) } else { 0.0 };
-        let tasks = (share * self.params.batch.tasks_per_executor * f64::from(batch.executors)).ceil() as u32;
+        let tasks = (share * table::tasks(&self.params, f64::from(batch.executors))).ceil() as u32;
         let slots = self.fleet.working();
         (tasks.saturating_sub(slots), tasks.min(slots))
     }

@@ -148,6 +148,11 @@ impl Fleet {
         self.refresh();
     }
 
+    /// Sum over the executors of what is left of their warm-up, 1 for a new one.
+    pub(crate) fn set_coldness(&mut self, coldness: f64) {
+        self.coldness = coldness.clamp(0.0, f64::from(self.working()));
+    }
+
     pub(crate) fn target(&self) -> u32 {
         self.target
     }
@@ -184,6 +189,12 @@ impl Fleet {
     #[inline]
     pub(crate) fn warmth(&self) -> f64 {
         1.0 - self.jit_slowdown * self.coldness / f64::from(self.working().max(1))
+    }
+
+    /// The same without `left_out` of the working executors, which came up `age_s` ago.
+    pub(crate) fn warmth_without(&self, left_out: f64, age_s: f64) -> f64 {
+        let own_coldness = (self.coldness - left_out * self.jit_keep.powf(age_s.max(0.0))).max(0.0);
+        1.0 - self.jit_slowdown * (own_coldness / (f64::from(self.working()) - left_out).max(1.0)).min(1.0)
     }
 
     pub(crate) fn is_warming_up(&self) -> bool {

@@ -160,6 +160,44 @@ struct Gathered {
     oom: u32,
 }
 
+/// One micro-batch that was committed; times in seconds since the beginning of the game.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CommittedBatch {
+    /// When it began.
+    pub start_s: f64,
+    /// When it was committed.
+    pub end_s: f64,
+    /// Part of its time that no executor shortens.
+    pub fixed_s: f64,
+    /// Its records have event times from here ...
+    pub from_s: f64,
+    /// ... to here.
+    pub to_s: f64,
+    /// Records.
+    pub records: f64,
+    /// Sum of the time of its tasks on executors.
+    pub task_run_s: f64,
+    /// Tasks.
+    pub tasks: f64,
+    /// Shuffle bytes written, after compression, gigabytes.
+    pub shuffle_gb: f64,
+}
+
+/// Batches kept for those who ask.
+#[derive(Debug, Clone)]
+struct BatchLog {
+    batches: Vec<CommittedBatch>,
+    most: usize,
+}
+
+impl BatchLog {
+    fn add(&mut self, batch: CommittedBatch) {
+        if self.batches.len() < self.most {
+            self.batches.push(batch);
+        }
+    }
+}
+
 /// One streaming job. Cheap to step, no allocation after [`QueueWorld::new`].
 #[derive(Debug, Clone)]
 pub struct QueueWorld {
@@ -181,6 +219,9 @@ pub struct QueueWorld {
     /// Most records in a batch after an executor ran out of memory; infinite otherwise.
     batch_cap: f64,
     next_batch: u64,
+    /// Executors have left since the last batch began.
+    has_lost_executors: bool,
+    batch_log: Option<BatchLog>,
     /// Law of the slowest task for so many executors.
     slowest_task: (u32, f64, f64),
     stragglers: Draws,
@@ -222,6 +263,8 @@ impl QueueWorld {
             recompute_records: 0.0,
             batch_cap: f64::INFINITY,
             next_batch: 0,
+            has_lost_executors: false,
+            batch_log: None,
             slowest_task: (0, 0.0, 1.0),
             stragglers: Draws::new(settings.seed, Stream::Straggler),
             errors: Draws::new(settings.seed, Stream::Estimate),
@@ -278,6 +321,10 @@ impl QueueWorld {
         self.recompute_records = 0.0;
         self.batch_cap = f64::INFINITY;
         self.next_batch = 0;
+        self.has_lost_executors = false;
+        if let Some(log) = &mut self.batch_log {
+            log.batches.clear();
+        }
         self.latencies.clear();
         self.gathered = Gathered::default();
         self.last_gathered = Gathered::default();
@@ -336,6 +383,35 @@ impl QueueWorld {
     /// Executors that take new batches, are starting, and are kept warm.
     pub fn executors(&self) -> (u32, u32, u32) {
         (self.fleet.running(), self.fleet.starting(), self.fleet.warm())
+    }
+
+    /// Begins with this fleet instead of the steady one; only before the first second. `coldness` is the sum over its
+    /// executors of exp(-age / `startup.jit_decay_s`): 0 for a fleet that has long been warm, `executors` for a new one.
+    pub fn begin_with(&mut self, executors: u32, memory_gb: f64, coldness: f64) {
+        debug_assert_eq!(self.now_s, 0, "the game has begun");
+        self.fleet.reset(executors, self.params.memory_class(memory_gb), self.settings.seed);
+        self.fleet.set_coldness(coldness);
+    }
+
+    /// Keeps the next `most` batches that are committed, for [`QueueWorld::committed_batches`].
+    pub fn log_batches(&mut self, most: usize) {
+        self.batch_log = Some(BatchLog { batches: Vec::with_capacity(most), most });
+    }
+
+    /// The batches committed since the last reset, oldest first; empty without [`QueueWorld::log_batches`].
+    pub fn committed_batches(&self) -> &[CommittedBatch] {
+        self.batch_log.as_ref().map_or(&[], |log| &log.batches)
+    }
+
+    /// Plays one decision interval in which `action_at` is asked at the beginning of every second.
+    pub fn step_interval_with(&mut self, mut action_at: impl FnMut(u32) -> Action) -> Interval {
+        let end_s = self.duration_s.min(self.now_s + self.params.time.interval_s);
+        let start_s = self.now_s;
+        while self.now_s < end_s {
+            self.apply(&action_at(self.now_s));
+            self.step_second();
+        }
+        self.close_interval(start_s)
     }
 
     /// Plays one decision interval with `action`, moved into the limits.

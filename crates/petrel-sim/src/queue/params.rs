@@ -101,6 +101,16 @@ pub struct BatchParams {
     pub tasks_per_executor: f64,
     /// Standard deviation of the logarithm of a task's time.
     pub straggler_spread: f64,
+    /// Tasks of a stage where their number is fixed; 0 where it follows the executors.
+    pub tasks: f64,
+    /// Executor time of a task whatever it reads, milliseconds.
+    pub task_cpu_ms: f64,
+    /// Most records in a batch whatever the executors; 0 without such a bound.
+    pub max_records: f64,
+    /// Share of the executors that come up during a batch and get no task of it, 0 to 1.
+    pub unjoined_share: f64,
+    /// Time that the first batch after executors have left takes longer, milliseconds.
+    pub removal_ms: f64,
 }
 
 /// Memory need and what happens when it is not met.
@@ -342,6 +352,11 @@ impl QueueParams {
             ("batch.coherency", batch.coherency, 0.0, 1.0),
             ("batch.tasks_per_executor", batch.tasks_per_executor, 1.0, 1_000.0),
             ("batch.straggler_spread", batch.straggler_spread, 0.0, 2.0),
+            ("batch.tasks", batch.tasks, 0.0, 1e6),
+            ("batch.task_cpu_ms", batch.task_cpu_ms, 0.0, 600_000.0),
+            ("batch.max_records", batch.max_records, 0.0, 1e12),
+            ("batch.unjoined_share", batch.unjoined_share, 0.0, 1.0),
+            ("batch.removal_ms", batch.removal_ms, 0.0, 600_000.0),
             ("memory.min_gb", f64::from(memory.min_gb), 1.0, f64::from(LARGEST_EXECUTOR_GB)),
             ("memory.max_gb", f64::from(memory.max_gb), f64::from(memory.min_gb), f64::from(LARGEST_EXECUTOR_GB)),
             ("memory.reserved_gb", memory.reserved_gb, 0.0, f64::from(memory.min_gb) * 0.9),
