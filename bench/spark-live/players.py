@@ -1,0 +1,49 @@
+"""Who plays? Each player is a section of the jobs file of `petrel control`; plugin and telemetry are the same for all."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+    """One way of deciding how many executors the job has."""
+
+    name: str
+    label: str
+    policy: str
+    # Executors of the policy `fixed`, as a function of the most that are allowed.
+    fixed: object = None
+    # Spark scales by itself; the controller listens.
+    advice_only: bool = False
+
+    def initial_executors(self, most):
+        """Executors that the job starts with."""
+        return self.fixed(most) if self.fixed else 1
+
+    def jobs_file(self, job, most, settings):
+        """TOML for `petrel control --jobs`."""
+        lines = [f'[jobs."{job}"]', f'policy = "{self.policy}"', "min-executors = 1", f"max-executors = {most}"]
+        lines.append(f"fixed-executors = {self.initial_executors(most)}")
+        lines.append(f"advice-only = {str(self.advice_only).lower()}")
+        lines.extend(f"{key} = {value}" for key, value in settings.items())
+        return "\n".join(lines) + "\n"
+
+
+PLAYERS = {
+    player.name: player
+    for player in (
+        Player("fixed-small", "fixed, 1 executor", "fixed", fixed=lambda most: 1),
+        Player("fixed-large", "fixed, all executors", "fixed", fixed=lambda most: most),
+        Player("spark-da", "Spark's dynamic allocation", "fixed", advice_only=True),
+        Player("hpa", "HPA's rule", "hpa"),
+        Player("forecast", "Petrel `forecast`", "forecast"),
+        Player("ppo", "Petrel learned (`ppo`)", "ppo"),
+    )
+}
+
+
+def named(names):
+    """The players of a list of names, in its order."""
+    unknown = [name for name in names if name not in PLAYERS]
+    if unknown:
+        raise ValueError(f"--players: got `{','.join(unknown)}`, expected some of {','.join(PLAYERS)}")
+    return [PLAYERS[name] for name in names]
