@@ -1,0 +1,105 @@
+package io.petrel.spark;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import io.petrel.spark.Reporter.Report;
+import io.petrel.spark.protocol.DesiredState;
+import io.petrel.spark.protocol.Json;
+import io.petrel.spark.scaling.Steering;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Executor;
+import java.util.concurrent.TimeUnit;
+
+/** Posts the heartbeats from a thread of its own and passes on what the controller answers, or that it is silent. */
+final class HeartbeatSender {
+  /** How long the application's end may wait for the last heartbeat. */
+  private static final long LAST_MS = 2_000;
+
+  private final Settings settings;
+  private final Reporter reporter;
+  private final Controller controller;
+  private final Steering steering;
+  private final Executor scaling;
+  private final SparingLog log;
+  private final Backoff backoff;
+  private final CountDownLatch stopping = new CountDownLatch(1);
+  private final Thread thread;
+  private long heardNs = System.nanoTime();
+
+  /**
+   * Begins with {@link #start}.
+   *
+   * @param scaling runs what is asked of the cluster, which may take longer than the time between heartbeats
+   */
+  HeartbeatSender(
+      Settings settings, Reporter reporter, Controller controller, Steering steering, Executor scaling, SparingLog log) {
+    this.settings = settings;
+    this.reporter = reporter;
+    this.controller = controller;
+    this.steering = steering;
+    this.scaling = scaling;
+    this.log = log;
+    this.backoff = new Backoff(settings.heartbeatMs());
+    this.thread = new DaemonThreads("petrel-heartbeat").newThread(this::run);
+  }
+
+  void start() {
+    thread.start();
+  }
+
+  /** Sends one more heartbeat, with the last batches, unless the controller is away; waits for it, but not for long. */
+  void stop() throws InterruptedException {
+    stopping.countDown();
+    thread.join(LAST_MS);
+  }
+
+  private void run() {
+    try {
+      boolean last = false;
+      while (!last) {
+        long startNs = System.nanoTime();
+        beat();
+        long spentMs = (System.nanoTime() - startNs) / 1_000_000;
+        last = stopping.await(backoff.pauseMs() - spentMs, TimeUnit.MILLISECONDS);
+      }
+      if (!backoff.failing()) {
+        beat();
+      }
+    } catch (InterruptedException end) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private void beat() throws InterruptedException {
+    try {
+      Report report = reporter.next(System.currentTimeMillis());
+      DesiredState desired = post(report);
+      reporter.acknowledged(report);
+      backoff.answered();
+      heardNs = System.nanoTime();
+      scaling.execute(() -> guarded(() -> steering.obey(desired, System.currentTimeMillis())));
+    } catch (ControllerException unanswered) {
+      backoff.failed();
+      log.warn("controller", "the controller at " + settings.controller() + " " + unanswered.getMessage());
+    } catch (RuntimeException | Error | JsonProcessingException surprise) {
+      backoff.failed();
+      log.warn("heartbeat", "could not make a heartbeat", surprise);
+    }
+    long silentMs = (System.nanoTime() - heardNs) / 1_000_000;
+    if (silentMs >= settings.silenceMs()) {
+      String why = "no controller has answered for " + silentMs / 1_000 + " s";
+      scaling.execute(() -> guarded(() -> steering.carryOnAlone(why)));
+    }
+  }
+
+  private DesiredState post(Report report) throws ControllerException, JsonProcessingException, InterruptedException {
+    return controller.post(Json.write(report.heartbeat()));
+  }
+
+  private void guarded(Runnable step) {
+    try {
+      step.run();
+    } catch (Throwable surprise) {
+      log.warn("scaling", "could not scale", surprise);
+    }
+  }
+}

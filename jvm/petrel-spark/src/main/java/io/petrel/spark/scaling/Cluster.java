@@ -1,0 +1,21 @@
+package io.petrel.spark.scaling;
+
+import java.util.List;
+
+/** What can be asked of the cluster that gives the executors? */
+interface Cluster {
+  /** Asks for this many executors altogether; false when the cluster does not take requests. */
+  boolean requestTotal(int executors);
+
+  /** Ends those of the executors that have no task at this moment, and says which. */
+  List<String> killIdle(List<String> executors);
+
+  /** Ends the executors, busy or not, and says which. */
+  List<String> kill(List<String> executors);
+
+  /** Gives the executors no new tasks any more, and says which will leave. */
+  List<String> decommission(List<String> executors);
+
+  /** True when a decommissioned executor leaves by itself, after it has moved its blocks. */
+  boolean decommissionedLeave();
+}

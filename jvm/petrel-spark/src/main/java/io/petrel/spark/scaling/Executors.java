@@ -1,0 +1,236 @@
+package io.petrel.spark.scaling;
+
+import io.petrel.spark.protocol.ExecutorPhase;
+import io.petrel.spark.protocol.ExecutorStatus;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
+import org.apache.spark.scheduler.SparkListenerExecutorAdded;
+import org.apache.spark.scheduler.cluster.ExecutorInfo;
+
+/**
+ * Which executors are there, which are on their way, and what are they doing? Safe for use by several threads: the listener
+ * queue writes, the heartbeat and the scaler read.
+ */
+public final class Executors {
+  /** Executors that come this soon after the application's start without a request of ours were part of its start. */
+  private static final long INITIAL_MS = 60_000;
+
+  /** One that waited longer for its first task had nothing to do, which says nothing about its start-up. */
+  private static final long PROMPT_MS = 5_000;
+
+  private final long startMs;
+  private final int cpusPerTask;
+  private final Map<Long, Executor> alive = new TreeMap<>();
+  private final Requests requests = new Requests();
+  private final StartupDelays startupDelays = new StartupDelays();
+  private int target = -1;
+  private double releasedS;
+
+  private static final class Executor {
+    final long id;
+    final long requestedMs;
+    final long registeredMs;
+    final ExecutorInfo info;
+    Long firstTaskMs;
+    int runningTasks;
+    boolean draining;
+    ExecutorUsage usage;
+
+    Executor(long id, long requestedMs, long registeredMs, ExecutorInfo info) {
+      this.id = id;
+      this.requestedMs = requestedMs;
+      this.registeredMs = registeredMs;
+      this.info = info;
+    }
+  }
+
+  /** For an application that started at {@code startMs} and whose tasks take {@code cpusPerTask} cores of an executor. */
+  public Executors(long startMs, int cpusPerTask) {
+    this.startMs = startMs;
+    this.cpusPerTask = cpusPerTask;
+  }
+
+  /** The cluster has been asked for this many executors altogether. */
+  public synchronized void target(int executors, long nowMs) {
+    target = executors;
+    reconcile(nowMs);
+  }
+
+  /** An executor registered with the driver. */
+  public synchronized void registered(String executor, ExecutorInfo info, long timeMs) {
+    Long id = number(executor);
+    if (id == null) {
+      return;
+    }
+    long unaskedMs = timeMs - startMs < INITIAL_MS ? startMs : timeMs;
+    alive.put(id, new Executor(id, requests.grant(unaskedMs), timeMs, info));
+    reconcile(timeMs);
+  }
+
+  /** An executor is gone. */
+  public synchronized void removed(String executor, long timeMs) {
+    Long id = number(executor);
+    Executor gone = id == null ? null : alive.remove(id);
+    if (gone != null) {
+      releasedS += seconds(gone.requestedMs, timeMs);
+      reconcile(timeMs);
+    }
+  }
+
+  /** A task began on an executor. */
+  public synchronized void taskStarted(String executor) {
+    Executor on = find(executor);
+    if (on != null) {
+      on.runningTasks++;
+    }
+  }
+
+  /** A task of an executor ended. */
+  public synchronized void taskEnded(String executor, long launchedMs, long finishedMs) {
+    Executor on = find(executor);
+    if (on == null) {
+      return;
+    }
+    on.runningTasks = Math.max(0, on.runningTasks - 1);
+    if (on.firstTaskMs == null) {
+      on.firstTaskMs = finishedMs;
+      if (launchedMs - on.registeredMs < PROMPT_MS) {
+        startupDelays.add(seconds(on.requestedMs, finishedMs));
+      }
+    }
+  }
+
+  /** An executor told what it uses. */
+  public synchronized void used(ExecutorUsage usage) {
+    Executor user = find(usage.executor());
+    if (user != null) {
+      user.usage = usage;
+    }
+  }
+
+  /** These executors get no new tasks any more. */
+  public synchronized void draining(Collection<String> executors, long nowMs) {
+    for (String executor : executors) {
+      Executor leaving = find(executor);
+      if (leaving != null) {
+        leaving.draining = true;
+      }
+    }
+    reconcile(nowMs);
+  }
+
+  /** Executors that take tasks. */
+  public synchronized List<Candidate> active() {
+    return candidates(false);
+  }
+
+  /** Executors that finish their tasks before they leave. */
+  public synchronized List<Candidate> leaving() {
+    return candidates(true);
+  }
+
+  /** How the executors that take tasks were announced, for a listener that has missed it. */
+  public synchronized List<SparkListenerExecutorAdded> announcements() {
+    return alive.values().stream()
+        .filter(executor -> !executor.draining)
+        .map(executor -> new SparkListenerExecutorAdded(executor.registeredMs, Long.toString(executor.id), executor.info))
+        .toList();
+  }
+
+  /** All of them for the heartbeat: those that are there, then those that are asked for. */
+  public synchronized List<ExecutorStatus> statuses() {
+    List<ExecutorStatus> statuses = new ArrayList<>();
+    for (Executor executor : alive.values()) {
+      ExecutorPhase phase = executor.draining ? ExecutorPhase.DRAINING : ExecutorPhase.RUNNING;
+      int cores = executor.info.totalCores();
+      double utilisation = executor.usage == null ? 0.0 : executor.usage.utilisation(cores);
+      statuses.add(
+          new ExecutorStatus(
+              executor.id,
+              null,
+              phase,
+              executor.requestedMs,
+              executor.registeredMs,
+              executor.firstTaskMs,
+              0.0,
+              utilisation,
+              executor.info.executorHost(),
+              cores / cpusPerTask));
+    }
+    requests
+        .iterator()
+        .forEachRemaining(
+            request ->
+                statuses.add(
+                    new ExecutorStatus(
+                        ExecutorStatus.FIRST_REQUEST + request.number(),
+                        null,
+                        ExecutorPhase.PROVISIONING,
+                        request.sinceMs(),
+                        null,
+                        null,
+                        0.0,
+                        0.0,
+                        "",
+                        0)));
+    return statuses;
+  }
+
+  /** The CPU limit that the executors found on themselves, cores; null where they have none. */
+  public synchronized Double cpuLimit() {
+    return alive.values().stream()
+        .filter(executor -> executor.usage != null && executor.usage.limitCores() != null)
+        .map(executor -> executor.usage.limitCores())
+        .findFirst()
+        .orElse(null);
+  }
+
+  /** 0.9 quantile of request to first task, seconds. */
+  public synchronized double startupDelayS() {
+    return startupDelays.quantileS();
+  }
+
+  /**
+   * Executor seconds from request to release, of all executors that ever came. One that is only asked for costs nothing yet;
+   * its waiting counts from the moment it comes.
+   */
+  public synchronized double executorSeconds(long nowMs) {
+    return releasedS + alive.values().stream().mapToDouble(executor -> seconds(executor.requestedMs, nowMs)).sum();
+  }
+
+  private List<Candidate> candidates(boolean draining) {
+    return alive.values().stream()
+        .filter(executor -> executor.draining == draining)
+        .map(executor -> new Candidate(Long.toString(executor.id), executor.runningTasks, executor.registeredMs))
+        .toList();
+  }
+
+  /** What is asked for and not there is open; that includes the successor of an executor that was lost. */
+  private void reconcile(long nowMs) {
+    if (target >= 0) {
+      long active = alive.values().stream().filter(executor -> !executor.draining).count();
+      requests.setOpen((int) Math.max(0, target - active), nowMs);
+    }
+  }
+
+  private Executor find(String executor) {
+    Long id = number(executor);
+    return id == null ? null : alive.get(id);
+  }
+
+  /** Spark's number of an executor; null for the driver, which calls itself one in local mode. */
+  private static Long number(String executor) {
+    try {
+      return Long.valueOf(executor);
+    } catch (NumberFormatException driver) {
+      return null;
+    }
+  }
+
+  private static double seconds(long fromMs, long toMs) {
+    return Math.max(0, toMs - fromMs) / 1000.0;
+  }
+}

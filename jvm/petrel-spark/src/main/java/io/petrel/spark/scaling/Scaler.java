@@ -1,0 +1,76 @@
+package io.petrel.spark.scaling;
+
+import io.petrel.spark.protocol.DecisionOutcome.Outcome;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Set;
+
+/**
+ * How does the application get to the number of executors that is wanted? Absolute and idempotent: called again with the same
+ * number it only finishes removals that had to wait. Used by one thread.
+ */
+final class Scaler {
+  private final Cluster cluster;
+  private final Executors executors;
+  private final Shrink shrink;
+  private final Set<String> ended = new HashSet<>();
+  private Integer requested;
+
+  Scaler(Cluster cluster, Executors executors, Shrink shrink) {
+    this.cluster = cluster;
+    this.executors = executors;
+    this.shrink = shrink;
+  }
+
+  /** Takes the next step towards {@code wanted} executors and says how far that is. */
+  Outcome approach(int wanted, long nowMs) {
+    if (requested == null || requested != wanted) {
+      if (!cluster.requestTotal(wanted)) {
+        return Outcome.REFUSED;
+      }
+      requested = wanted;
+      executors.target(wanted, nowMs);
+    }
+    finishDraining();
+    int surplus = executors.active().size() - wanted;
+    if (surplus > 0) {
+      surplus -= remove(surplus, nowMs);
+    }
+    if (surplus > 0 || !executors.leaving().isEmpty()) {
+      return Outcome.WAITING;
+    }
+    return surplus < 0 ? Outcome.REQUESTED : Outcome.MET;
+  }
+
+  /** Someone else asks the cluster from now on: what was requested here holds no longer. */
+  void forget() {
+    requested = null;
+  }
+
+  private int remove(int surplus, long nowMs) {
+    List<String> killed = cluster.killIdle(Removals.idle(executors.active(), surplus));
+    ended.addAll(killed);
+    executors.draining(killed, nowMs);
+    int left = surplus - killed.size();
+    if (left > 0 && shrink != Shrink.IDLE) {
+      List<String> busy = Removals.any(executors.active(), left);
+      List<String> leaving = shrink == Shrink.KILL ? cluster.kill(busy) : cluster.decommission(busy);
+      if (shrink == Shrink.KILL) {
+        ended.addAll(leaving);
+      }
+      executors.draining(leaving, nowMs);
+      left -= leaving.size();
+    }
+    return surplus - left;
+  }
+
+  /** Where Spark's decommissioning is off, an executor that has finished its tasks has to be told to go. */
+  private void finishDraining() {
+    List<Candidate> leaving = executors.leaving();
+    ended.retainAll(leaving.stream().map(Candidate::id).toList());
+    if (!cluster.decommissionedLeave()) {
+      List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
+      ended.addAll(cluster.killIdle(Removals.idle(drained, drained.size())));
+    }
+  }
+}

@@ -1,0 +1,70 @@
+package io.petrel.spark.scaling;
+
+import java.util.ArrayList;
+import java.util.List;
+import org.apache.spark.ExecutorAllocationClient;
+import org.apache.spark.SparkContext;
+import org.apache.spark.scheduler.ExecutorDecommissionInfo;
+import scala.Option;
+import scala.Tuple2;
+import scala.collection.JavaConverters;
+
+/**
+ * The cluster by Spark's scheduler backend: the same calls as Spark's own dynamic allocation makes, so they work wherever that
+ * works. {@code SparkContext.killExecutors} is no way in: it refuses while dynamic allocation is configured.
+ */
+public final class SparkCluster implements Cluster {
+  private static final boolean KEEP_TARGET = false;
+  private static final boolean NOT_A_FAILURE = false;
+
+  private final SparkContext context;
+
+  /** The cluster of {@code context}. */
+  public SparkCluster(SparkContext context) {
+    this.context = context;
+  }
+
+  @Override
+  public boolean requestTotal(int executors) {
+    return context.requestTotalExecutors(executors, 0, scala.collection.immutable.Map$.MODULE$.empty());
+  }
+
+  @Override
+  public List<String> killIdle(List<String> executors) {
+    return kill(executors, false);
+  }
+
+  @Override
+  public List<String> kill(List<String> executors) {
+    return kill(executors, true);
+  }
+
+  @Override
+  public List<String> decommission(List<String> executors) {
+    if (executors.isEmpty() || !(context.schedulerBackend() instanceof ExecutorAllocationClient client)) {
+      return List.of();
+    }
+    @SuppressWarnings({"unchecked", "rawtypes"})
+    Tuple2<String, ExecutorDecommissionInfo>[] leaving = new Tuple2[executors.size()];
+    for (int index = 0; index < leaving.length; index++) {
+      leaving[index] = new Tuple2<>(executors.get(index), new ExecutorDecommissionInfo("Petrel shrinks", Option.empty()));
+    }
+    boolean triggeredByExecutor = false;
+    return new ArrayList<>(
+        JavaConverters.seqAsJavaList(client.decommissionExecutors(leaving, KEEP_TARGET, triggeredByExecutor)));
+  }
+
+  @Override
+  public boolean decommissionedLeave() {
+    return context.conf().getBoolean("spark.decommission.enabled", false);
+  }
+
+  private List<String> kill(List<String> executors, boolean busyToo) {
+    if (executors.isEmpty() || !(context.schedulerBackend() instanceof ExecutorAllocationClient client)) {
+      return List.of();
+    }
+    return new ArrayList<>(
+        JavaConverters.seqAsJavaList(
+            client.killExecutors(JavaConverters.asScalaBuffer(executors).toSeq(), KEEP_TARGET, NOT_A_FAILURE, busyToo)));
+  }
+}

@@ -1,0 +1,32 @@
+package io.petrel.spark.scaling;
+
+import java.util.ArrayDeque;
+
+/** How long does an executor take from request to its first task? Not safe for use by several threads. */
+final class StartupDelays {
+  /** What is assumed until enough executors have been seen. */
+  private static final double ASSUMED_S = 10.0;
+
+  private static final int ENOUGH = 3;
+  private static final int MOST = 200;
+  private static final double QUANTILE = 0.9;
+
+  private final ArrayDeque<Double> seconds = new ArrayDeque<>();
+
+  void add(double delayS) {
+    if (seconds.size() == MOST) {
+      seconds.removeFirst();
+    }
+    seconds.addLast(delayS);
+  }
+
+  /** The delay that nine of ten executors keep. */
+  double quantileS() {
+    if (seconds.size() < ENOUGH) {
+      return ASSUMED_S;
+    }
+    double[] sorted = seconds.stream().mapToDouble(Double::doubleValue).sorted().toArray();
+    int rank = (int) Math.ceil(QUANTILE * sorted.length);
+    return sorted[rank - 1];
+  }
+}

@@ -1,0 +1,128 @@
+package io.petrel.spark.scaling;
+
+import io.petrel.spark.protocol.DecisionOutcome;
+import io.petrel.spark.protocol.DecisionOutcome.Outcome;
+import io.petrel.spark.protocol.DesiredState;
+import io.petrel.spark.protocol.EngineMode;
+import io.petrel.spark.telemetry.Unacknowledged;
+import org.apache.spark.SparkContext;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/**
+ * Who decides how many executors there are: the controller while it is heard and does not only advise, otherwise Spark's
+ * dynamic allocation or nobody. One thread at a time changes it, any may look.
+ */
+public final class Steering {
+  private static final Logger LOG = LoggerFactory.getLogger(Steering.class);
+  private static final int MOST_OUTCOMES = 100;
+
+  private final Executors executors;
+  private final Scaler scaler;
+  private final DynamicAllocation allocation;
+  private final boolean hold;
+  private final Unacknowledged<DecisionOutcome> outcomes = new Unacknowledged<>(MOST_OUTCOMES);
+  private DecisionOutcome last;
+  private boolean stopped;
+  private volatile EngineMode mode;
+  private volatile long appliedDecision;
+
+  /**
+   * Begins with nobody steering.
+   *
+   * @param shrink what may be done to busy executors
+   * @param hold true when the application shall keep what it has while no controller is heard
+   */
+  public Steering(SparkContext context, Executors executors, Shrink shrink, boolean hold) {
+    this.executors = executors;
+    this.scaler = new Scaler(new SparkCluster(context), executors, shrink);
+    this.allocation = new DynamicAllocation(context);
+    this.hold = hold;
+    this.mode = alone();
+  }
+
+  /** Who decides at the moment. */
+  public EngineMode mode() {
+    return mode;
+  }
+
+  /** The last decision that was applied. */
+  public long appliedDecision() {
+    return appliedDecision;
+  }
+
+  /** What became of decisions and is not acknowledged. */
+  public Unacknowledged<DecisionOutcome> outcomes() {
+    return outcomes;
+  }
+
+  /** The controller wants this. */
+  public synchronized void obey(DesiredState desired, long nowMs) {
+    if (stopped) {
+      return;
+    }
+    if (desired.adviceOnly()) {
+      handOver();
+      enter(EngineMode.ADVISED, "the controller only gives advice");
+      note(desired, Outcome.IGNORED, nowMs);
+      return;
+    }
+    allocation.pause();
+    enter(EngineMode.STEERED, "the controller decides");
+    Outcome outcome = scaler.approach(desired.executors(), nowMs);
+    if (outcome != Outcome.REFUSED) {
+      appliedDecision = desired.decisionId();
+    }
+    note(desired, outcome, nowMs);
+  }
+
+  /** The controller has been silent for too long. */
+  public synchronized void carryOnAlone(String why) {
+    if (stopped) {
+      return;
+    }
+    if (!hold) {
+      handOver();
+    }
+    enter(alone(), why);
+  }
+
+  /** The application ends: nothing is asked of the cluster any more. */
+  public synchronized void stop() {
+    stopped = true;
+    allocation.pause();
+  }
+
+  private EngineMode alone() {
+    return allocation.atWork() ? EngineMode.FALLBACK : EngineMode.HOLDING;
+  }
+
+  private void handOver() {
+    scaler.forget();
+    allocation.resume(executors.announcements());
+  }
+
+  private void enter(EngineMode next, String why) {
+    if (mode == next) {
+      return;
+    }
+    mode = next;
+    if (next == EngineMode.STEERED || next == EngineMode.ADVISED) {
+      LOG.info("Petrel: {}: {}", next, why);
+    } else {
+      LOG.warn("Petrel: {}: {}", next, why);
+    }
+  }
+
+  /** Tells the controller and the log, once each time that something has changed. */
+  private void note(DesiredState desired, Outcome outcome, long nowMs) {
+    if (last != null && last.decisionId() == desired.decisionId() && last.outcome() == outcome) {
+      return;
+    }
+    // Tier and codec act on Petrel's shuffle only; until the application uses that, they are shown.
+    String detail = desired.executors() + " executors, tier " + desired.tier() + ", codec " + desired.codec();
+    last = new DecisionOutcome(desired.decisionId(), nowMs, outcome, detail);
+    outcomes.add(last);
+    LOG.info("Petrel: decision {}: {}: {}", desired.decisionId(), detail, outcome);
+  }
+}
