@@ -1,0 +1,226 @@
+"""The streaming job of a domain: Kafka in, Parquet and Kafka out.
+
+    iot-<domain>-raw ─┬▶ records      accepted records with their anomaly flag ─▶ Parquet files, each record once
+                      ├▶ device_10s   ┐ windows of the event time ─▶ iot-analytics-results
+                      ├▶ area_30s     ┘
+                      ├▶ alerts       ─▶ iot-alerts-critical
+                      └▶ dead_letter  ─▶ iot-dead-letter
+    iot-metadata ──────▶ devices      newest metadata of each device, joined by the others
+
+Run it with spark-submit (docs/spark-jobs.md):
+
+    spark-submit petrel_jobs/stream.py --domain smart-city --brokers HOST:PORT --sink DIR --checkpoint DIR
+
+Each name on the right of the picture is a streaming query with a checkpoint of its own. Petrel is not needed; with its plugin
+the same job reports and is scaled.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+if not __package__:  # started as a file: its folder gives way to the one that holds the package
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.streaming import StreamingQuery
+
+from petrel_jobs import pipeline, topics
+
+QUERIES = ("records", "windows", "alerts", "dead_letter")
+
+log = logging.getLogger("petrel_jobs.stream")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the job until it is drained, interrupted or a query fails; its exit status."""
+    settings = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    spark = open_session(settings)
+    try:
+        queries = start_queries(spark, settings)
+        run_until_drained(spark, queries, settings.drain_file)
+    finally:
+        spark.stop()
+    return 0
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The settings; ends the process with a message when one is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="stream.py",
+        description="Streams the records of one domain from Kafka into Parquet files and result topics.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--domain", required=True, choices=topics.DOMAINS, help="whose records, and which SQL")
+    add("--brokers", required=True, metavar="HOST:PORT,..", help="Kafka brokers to begin at")
+    add("--sink", required=True, metavar="DIR", help="folder or URL of the Parquet files of `records`")
+    add("--checkpoint", required=True, metavar="DIR", help="folder or URL of offsets and state; keep it to resume")
+    add("--queries", type=_queries, default=",".join(QUERIES), metavar="LIST", help="what to run")
+    add("--trigger", default="1 second", metavar="TIME", help="time between the starts of two micro-batches")
+    add("--lateness", default="5 seconds", metavar="TIME", help="how late a record may be for its windows")
+    add("--starting-offsets", default="earliest", metavar="WHERE", help="earliest, latest or JSON; for a new checkpoint")
+    add("--max-offsets", type=_positive, metavar="N", help="most Kafka offsets in one micro-batch of a query")
+    add("--min-partitions", type=_positive, metavar="N", help="split the topic into at least this many tasks")
+    add("--max-tasks", type=_positive, metavar="N", help="merge the topic's partitions into this many tasks of a query")
+    add("--state-partitions", type=_positive, default=4, metavar="N", help="tasks of the windows; fixed by the checkpoint")
+    add("--metadata-trigger", default="10 seconds", metavar="TIME", help="how often to look for new device metadata")
+    add("--no-metadata", action="store_true", help="do without areas and device limits")
+    add("--drain-file", type=Path, metavar="FILE", help="when it exists, finish what is in the topics and exit with 0")
+    return parser.parse_args(arguments)
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _queries(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in QUERIES:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(QUERIES)} with commas between, got {name!r}")
+    return list(dict.fromkeys(names))
+
+
+def open_session(settings: argparse.Namespace) -> SparkSession:
+    """The session. What spark-submit or spark-defaults.conf says wins, except for what the results depend on."""
+    builder = SparkSession.builder.config("spark.sql.session.timeZone", "UTC")
+    spark = builder.getOrCreate()
+    defaults = {
+        "spark.sql.streaming.stateStore.providerClass":
+            "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
+        # Uploads what changed in a batch instead of whole files.
+        "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+    }
+    for name, value in defaults.items():
+        if spark.sparkContext.getConf().get(name) is None:
+            spark.conf.set(name, value)
+    return spark
+
+
+def start_queries(spark: SparkSession, settings: argparse.Namespace) -> list[StreamingQuery]:
+    """Starts what `--queries` names; each query gets a chain of views of its own."""
+    domain = pipeline.load(settings.domain)
+    devices = start_devices(spark, settings)
+    spark.conf.set("spark.sql.shuffle.partitions", settings.state_partitions)
+    queries = []
+    for group in settings.queries:
+        incoming = read_topic(spark, settings)
+        if group == "alerts":
+            # Only records with "abnormal": true can be alerts; the word is cheaper to look for than JSON is to read.
+            incoming = incoming.where("contains(value, 'true')")
+        pipeline.define(spark, domain, incoming, devices, settings.lateness)
+        if group == "records":
+            queries.append(start_records(spark.table("validated"), settings))
+        elif group == "windows":
+            for view in domain.windows:
+                rows = pipeline.window_messages(domain, view, spark.table(view))
+                queries.append(start_messages(rows, view, settings))
+        elif group == "alerts":
+            rows = pipeline.as_messages(spark.table("alerts"), topics.ALERTS, ["device_id", "seq"], {"domain": settings.domain})
+            queries.append(start_messages(rows, "alerts", settings))
+        elif group == "dead_letter":
+            extra = {"topic": topics.raw_topic(settings.domain)}
+            rows = pipeline.as_messages(spark.table("refused"), topics.DEAD_LETTER, ["topic", "device_id", "seq"], extra)
+            queries.append(start_messages(rows, "dead_letter", settings))
+    return queries
+
+
+def read_topic(spark: SparkSession, settings: argparse.Namespace) -> DataFrame:
+    """The raw topic of the domain as one string column, `value`. Records of aborted transactions are not seen."""
+    reader = (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.brokers)
+        .option("kafka.isolation.level", "read_committed")
+        .option("subscribe", topics.raw_topic(settings.domain))
+        .option("startingOffsets", settings.starting_offsets)
+    )
+    if settings.max_offsets is not None:
+        reader = reader.option("maxOffsetsPerTrigger", settings.max_offsets)
+    if settings.min_partitions is not None:
+        reader = reader.option("minPartitions", settings.min_partitions)
+    incoming = reader.load().selectExpr("CAST(value AS STRING) AS value")
+    return incoming if settings.max_tasks is None else incoming.coalesce(settings.max_tasks)
+
+
+def start_devices(spark: SparkSession, settings: argparse.Namespace) -> DataFrame:
+    """The table of devices, kept current by a query of its own and looked at anew by every micro-batch.
+
+    The compacted topic is the table's memory, so the query reads it from the beginning at each start; what it knows by then
+    is in the table when this returns.
+    """
+    if settings.no_metadata:
+        return spark.createDataFrame([], pipeline.DEVICE_COLUMNS)
+    announcements = (
+        spark.readStream.format("kafka")
+        .option("kafka.bootstrap.servers", settings.brokers)
+        .option("kafka.isolation.level", "read_committed")
+        # A pattern, because the topic may not be there yet.
+        .option("subscribePattern", topics.METADATA)
+        .option("startingOffsets", "earliest")
+        .load()
+        .selectExpr("CAST(value AS STRING) AS value", "offset")
+    )
+    spark.conf.set("spark.sql.shuffle.partitions", 1)
+    query = (
+        pipeline.newest_metadata(announcements)
+        .writeStream.queryName("devices")
+        .format("memory")
+        .outputMode("complete")
+        .option("checkpointLocation", f"{settings.checkpoint}/devices/{uuid.uuid4()}")
+        .trigger(processingTime=settings.metadata_trigger)
+        .start()
+    )
+    query.processAllAvailable()
+    return spark.table("devices")
+
+
+def start_records(validated: DataFrame, settings: argparse.Namespace) -> StreamingQuery:
+    """Accepted records into Parquet files; `_spark_metadata` in the sink names the files that count."""
+    return (
+        validated.writeStream.queryName("records")
+        .format("parquet")
+        .option("path", settings.sink)
+        .option("checkpointLocation", f"{settings.checkpoint}/records")
+        .trigger(processingTime=settings.trigger)
+        .start()
+    )
+
+
+def start_messages(messages: DataFrame, name: str, settings: argparse.Namespace) -> StreamingQuery:
+    """Messages into their Kafka topic, at least once: after a crash the last batch may come again with the same keys."""
+    return (
+        messages.writeStream.queryName(name)
+        .format("kafka")
+        .option("kafka.bootstrap.servers", settings.brokers)
+        .option("checkpointLocation", f"{settings.checkpoint}/{name}")
+        .outputMode("append")
+        .trigger(processingTime=settings.trigger)
+        .start()
+    )
+
+
+def run_until_drained(spark: SparkSession, queries: list[StreamingQuery], drain_file: Path | None) -> None:
+    """Returns when the drain file is there and every query has committed all that is in its topic.
+
+    Raises the failure of a query as soon as one fails.
+    """
+    log.info("running: %s", ", ".join(query.name for query in queries))
+    while drain_file is None or not drain_file.exists():
+        spark.streams.awaitAnyTermination(timeout=1)
+    log.info("draining")
+    for query in queries:
+        query.processAllAvailable()
+        query.stop()
+    log.info("drained")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
