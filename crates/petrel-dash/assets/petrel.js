@@ -1,58 +1,15 @@
-// The live page: one snapshot a second from /api/v1/stream, the past from /api/v1/history.
+// The live page of one job: one snapshot a second from its stream, the past from its history.
 
-const $ = (id) => document.getElementById(id);
+import { $, bytes, clock, count, dollars, duration, element, grouped, latency, latencyParts, put, share, totalDollars, usable } from "/format.js";
+
+// A server of many jobs shows this page as /jobs/NAME, the server of one job as /.
+const JOB = location.pathname.startsWith("/jobs/") ? location.pathname.slice("/jobs/".length) : null;
+const API = JOB === null ? "/api/v1" : "/api/v1/jobs/" + JOB;
 const HORIZONS_S = [5, 15, 30, 60, 120];
 const HISTORY_S = 600;
 const STALE_AFTER_MS = 5000;
+const SILENT_AFTER_MS = 15_000;
 const GAP_MS = 6000; // A longer silence between two points is drawn as a gap.
-
-// How is a figure written?
-
-const usable = (value) => typeof value === "number" && Number.isFinite(value);
-const grouped = (value, digits = 0) =>
-  value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-
-function count(value) {
-  if (!usable(value)) return "–";
-  const size = Math.abs(value);
-  if (size >= 1e9) return grouped(value / 1e9, 2) + " G";
-  if (size >= 1e7) return grouped(value / 1e6, 2) + " M";
-  return grouped(value, size > 0 && size < 10 && !Number.isInteger(value) ? 1 : 0);
-}
-function latencyParts(ms) {
-  if (!usable(ms)) return ["–", ""];
-  return ms >= 1000 ? [grouped(ms / 1000, ms >= 99_950 ? 0 : ms >= 9995 ? 1 : 2), "s"] : [grouped(ms), "ms"];
-}
-const latency = (ms) => latencyParts(ms).join(" ").trim();
-const dollars = (value, digits = 2) => (usable(value) ? "$" + grouped(value, digits) : "–");
-const totalDollars = (value) => dollars(value, usable(value) && value < 1 ? 4 : 2);
-function bytes(value) {
-  if (!usable(value)) return "–";
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  let step = 0;
-  while (value >= 1000 && step < units.length - 1) { value /= 1000; step += 1; }
-  return grouped(value, step > 0 && value < 100 ? 1 : 0) + " " + units[step];
-}
-function duration(seconds) {
-  if (!usable(seconds)) return "–";
-  const whole = Math.max(0, Math.round(seconds));
-  const two = (part) => String(part).padStart(2, "0");
-  if (whole < 60) return whole + " s";
-  if (whole < 3600) return Math.floor(whole / 60) + " min " + two(whole % 60) + " s";
-  return Math.floor(whole / 3600) + " h " + two(Math.floor((whole % 3600) / 60)) + " min";
-}
-const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB");
-const share = (value) => (usable(value) ? grouped(value * 100) : "–");
-
-function put(id, text) {
-  const target = $(id);
-  if (target.textContent !== text) target.textContent = text;
-}
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
 
 // What is known?
 
@@ -471,10 +428,33 @@ function hover(timeMs) {
 
 // Which element shows what?
 
+/** What an operator has to know before reading any figure; empty when all is well. */
+function noticeWords(now) {
+  if (now.heard_ms === null) return "No heartbeat yet: the figures begin with the first one.";
+  if (now.time_ms - now.heard_ms > SILENT_AFTER_MS) {
+    return "No heartbeat since " + clock(now.heard_ms) + ": the figures below are that old.";
+  }
+  if (now.mode === "fallback") return "The engine scales by itself, as it did not hear from the controller.";
+  if (now.mode === "holding") return "The engine holds its executors, as it did not hear from the controller.";
+  if (now.advice_only) return "Advice only: decisions are shown, the engine scales by itself.";
+  if (now.pinned_executors !== null) return "Pinned to " + count(now.pinned_executors) + " executors by the operator.";
+  if (now.executors_missing) return count(now.executors_missing) + " executors that were asked for did not come in their time.";
+  return "";
+}
+
 function showFigures(now) {
+  put("job", now.job || "–");
+  put("engine", now.engine || "embedded");
+  put("mode", now.heard_ms === null ? "–" : now.mode);
+  $("mode").className = now.heard_ms === null ? "" : "mode " + now.mode;
+  const notice = noticeWords(now);
+  put("notice", notice);
+  $("notice").hidden = notice === "";
   put("policy", now.policy);
   put("trace", now.trace);
+  $("trace-fact").hidden = now.trace === "";
   put("domain", now.domain);
+  $("domain-fact").hidden = now.domain === "";
   put("uptime", duration(now.time_s));
   put("clock", clock(now.time_ms));
   $("burst-state").hidden = !now.manual_burst;
@@ -581,8 +561,8 @@ function connection(state, words) {
   put("connection", words);
 }
 async function loadHistory() {
-  const reply = await fetch("/api/v1/history?seconds=" + HISTORY_S);
-  if (!reply.ok) throw new Error("history: " + reply.status);
+  const reply = await fetch(API + "/history?seconds=" + HISTORY_S);
+  if (!reply.ok) throw new Error((await reply.json()).error);
   const past = (await reply.json()).points;
   const newest = past.length ? past[past.length - 1].time_ms : -Infinity;
   points = past.concat(points.filter((point) => point.time_ms > newest));
@@ -590,10 +570,11 @@ async function loadHistory() {
 async function connect() {
   try {
     await loadHistory();
-  } catch {
-    return disconnected();
+  } catch (error) {
+    // A server that answers says why; one that does not is away.
+    return disconnected(error instanceof TypeError ? "Disconnected, trying again" : error.message);
   }
-  const stream = new EventSource("/api/v1/stream");
+  const stream = new EventSource(API + "/stream");
   stream.addEventListener("snapshot", (event) => {
     lastHeardMs = Date.now();
     retryAfterMs = 1000;
@@ -601,10 +582,10 @@ async function connect() {
     show(JSON.parse(event.data));
   });
   // Own retries: the history has to be read again, or the charts would keep a gap.
-  stream.addEventListener("error", () => { stream.close(); disconnected(); });
+  stream.addEventListener("error", () => { stream.close(); disconnected("Disconnected, trying again"); });
 }
-function disconnected() {
-  connection("disconnected", "Disconnected, trying again");
+function disconnected(words) {
+  connection("disconnected", words);
   setTimeout(connect, retryAfterMs);
   retryAfterMs = Math.min(retryAfterMs * 2, 10_000);
 }
@@ -614,22 +595,28 @@ setInterval(() => {
   }
 }, 1000);
 
-// How is a burst started and stopped?
+// What can be asked for? A burst of the built-in devices, or a number of executors.
 
-async function sendBurst(command, done) {
-  const result = $("burst-result");
+/** Posts a command of the form `name` and writes under it what came of it; `fields` are marked when they are to blame. */
+async function send(name, command, fields, done, headers = {}) {
+  const result = $(name + "-result");
   try {
-    const reply = await fetch("/api/v1/burst", {
-      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(command),
+    const reply = await fetch(API + "/" + name, {
+      method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(command),
     });
     const answer = await reply.json();
     result.dataset.state = reply.ok ? "done" : "refused";
-    for (const field of ["factor", "seconds"]) $("burst-" + field).setAttribute("aria-invalid", String(answer.field === field));
+    for (const field of fields) $(name + "-" + field).setAttribute("aria-invalid", String(answer.field === field));
     result.textContent = reply.ok ? done : answer.error;
   } catch {
     result.dataset.state = "refused";
     result.textContent = "Not sent: the server does not answer.";
   }
+}
+const sendBurst = (command, done) => send("burst", command, ["factor", "seconds"], done);
+function sendPin(executors, done) {
+  const token = $("pin-token").value;
+  return send("pin", { executors }, ["executors"], done, token ? { authorization: "Bearer " + token } : {});
 }
 function number(id) {
   const text = $(id).value.trim();
@@ -641,9 +628,24 @@ $("burst-form").addEventListener("submit", (event) => {
   sendBurst({ action: "start", factor, seconds }, "Started: " + factor + " times the rate for " + seconds + " s.");
 });
 $("burst-stop").addEventListener("click", () => sendBurst({ action: "stop" }, "Stopped: back to the trace."));
+$("pin-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  // An empty field must not unpin: the server is to name it.
+  const executors = number("pin-executors") ?? "";
+  sendPin(executors, "Pinned to " + executors + " from the next decision on.");
+});
+$("pin-stop").addEventListener("click", () => sendPin(null, "The policy decides again."));
 
 // Begin.
 
+$("overview").hidden = JOB === null;
+$("burst").hidden = JOB !== null;
+$("pin").hidden = JOB === null;
+$("state-link").href = API + "/state";
+if (JOB !== null) {
+  $("metrics-link").href = "/metrics?job=" + JOB;
+  document.title = "Petrel: " + decodeURIComponent(JOB);
+}
 readColours();
 charts = makeCharts();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { readColours(); schedule(); });

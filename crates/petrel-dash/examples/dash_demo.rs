@@ -7,7 +7,7 @@
 
 use petrel_core::live::{AlertView, DecisionView, GatewayView, Snapshot};
 use petrel_core::policy::{Limits, Prices, Slo};
-use petrel_core::protocol::{ExecutorPhase, ExecutorStatus, PROTOCOL_VERSION};
+use petrel_core::protocol::{EngineMode, ExecutorPhase, ExecutorStatus, PROTOCOL_VERSION};
 use petrel_core::signal::HORIZONS_S;
 use petrel_core::{Codec, DesiredState, Tier};
 use petrel_dash::{BurstCommand, DashSources};
@@ -216,6 +216,13 @@ impl Script {
         let gateways = gateways.collect();
         Snapshot {
             time_ms: now_ms,
+            job: "demo".to_string(),
+            engine: String::new(),
+            mode: EngineMode::Steered,
+            advice_only: false,
+            pinned_executors: None,
+            heard_ms: Some(now_ms),
+            executors_missing: 0,
             time_s,
             policy: "forecast".to_string(),
             trace: "demo script".to_string(),

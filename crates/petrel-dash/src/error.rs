@@ -27,12 +27,3 @@ pub enum DashError {
         source: std::io::Error,
     },
 }
-
-/// Why the controller does not take a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeartbeatRefusal {
-    /// HTTP status of the reply, 400 to 599; anything else is sent as 500.
-    pub status: u16,
-    /// Reason in words.
-    pub message: String,
-}

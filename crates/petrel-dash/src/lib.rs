@@ -1,8 +1,9 @@
-//! What people and programs see of a running job: the live page, the JSON API and Prometheus metrics.
+//! What people and programs see of running jobs: the live page, the JSON API and Prometheus metrics.
 //!
-//! The controller hands over one [`Snapshot`](petrel_core::live::Snapshot) a second; everything here
-//! is a view of it. The engine's heartbeats come in by the same port. The page is plain HTML, CSS and
-//! JavaScript inside this crate: no build step, nothing fetched from elsewhere.
+//! [`serve`] shows one job, [`serve_jobs`] many: with an overview, and the same page for each job. The controller makes a
+//! [`Snapshot`](petrel_core::live::Snapshot) a second; everything here is a view of it. The engines' heartbeats come in by
+//! the same port. The pages are plain HTML, CSS and JavaScript inside this crate: no build step, nothing fetched from
+//! elsewhere.
 //!
 //! ```text
 //! controller ─ Snapshot (watch) ─▶ history, last 10 minutes ─▶ /api/v1/history ─┐
@@ -10,6 +11,10 @@
 //!      │                  └──────▶ /metrics ─▶ Prometheus                       │
 //!      ├── heartbeat ◀── POST /api/v1/heartbeat ◀── engine driver               │
 //!      └── burst ◀────── POST /api/v1/burst ◀───────────────────────────────────┘
+//!
+//! many jobs ─ JobsSource ─▶ /api/v1/jobs ─▶ overview  /
+//!                 ▲  └────▶ /api/v1/jobs/JOB/{state,history,stream,decisions} ─▶ live page  /jobs/JOB
+//!                 └──────── POST /api/v1/heartbeat, POST /api/v1/jobs/JOB/pin
 //! ```
 //!
 //! `docs/api.md` describes the API for those who call it.
@@ -17,7 +22,7 @@
 //! # Example
 //!
 //! ```
-//! use petrel_dash::{DashError, DashSources, HeartbeatRefusal};
+//! use petrel_dash::{ControllerRefusal, DashError, DashSources};
 //! use std::net::TcpListener;
 //! use std::sync::Arc;
 //!
@@ -27,7 +32,7 @@
 //! let (_sender, snapshots) = tokio::sync::watch::channel(Arc::new(snapshot));
 //! let sources = DashSources {
 //!     snapshots,
-//!     heartbeat: Arc::new(|_| Err(HeartbeatRefusal { status: 503, message: "no controller yet".to_string() })),
+//!     heartbeat: Arc::new(|_| Err(ControllerRefusal { status: 503, message: "no controller yet".to_string() })),
 //!     burst: Arc::new(|_| Ok(())),
 //! };
 //! let page = petrel_dash::serve("127.0.0.1:0".parse()?, sources.clone())?;
@@ -41,14 +46,24 @@
 
 mod connections;
 mod error;
+mod feed;
+mod feeds;
+mod frame;
+mod heartbeat;
 mod history;
+mod many_jobs;
 mod metrics;
+mod one_job;
+mod overview;
 mod page;
-mod routes;
+mod refusal;
 mod server;
 
-pub use error::{DashError, HeartbeatRefusal};
+pub use error::DashError;
 pub use history::{HISTORY_SECONDS, HistoryPoint};
+pub use many_jobs::{JobsSource, PIN_EXECUTORS_MAX};
 pub use metrics::render as render_metrics;
-pub use routes::{BURST_FACTOR_MAX, BURST_SECONDS_MAX, BurstCommand, DashSources};
-pub use server::{DashHandle, serve};
+pub use one_job::{BURST_FACTOR_MAX, BURST_SECONDS_MAX, BurstCommand, DashSources};
+pub use refusal::ControllerRefusal;
+pub use refusal::ControllerRefusal as HeartbeatRefusal;
+pub use server::{ConnectionLimits, DashHandle, serve, serve_jobs};

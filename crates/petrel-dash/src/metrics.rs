@@ -1,12 +1,18 @@
 //! How does Prometheus see a snapshot? Text format 0.0.4, units in the names.
 
-use petrel_core::live::Snapshot;
-use petrel_core::protocol::ExecutorPhase;
+use crate::many_jobs::HeartbeatCounts;
+use crate::overview::Totals;
+use petrel_core::live::{JobView, Snapshot};
+use petrel_core::protocol::{EngineMode, ExecutorPhase};
 use petrel_core::signal::{HORIZONS_S, QUANTILES};
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 /// The media type of [`render`]'s text.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Jobs that have samples of their own; the sums count all of them.
+const JOBS_MAX: usize = 1_000;
 
 /// All metrics of `snapshot`.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -18,6 +24,77 @@ pub fn render(snapshot: &Snapshot) -> String {
     about_records(&mut page, snapshot);
     about_gateways(&mut page, snapshot);
     page.0
+}
+
+/// The metrics of many jobs: sums over all, and the main figures of the first [`JOBS_MAX`] with the label `job`. The rest
+/// of one job's metrics is at `/metrics?job=NAME`.
+pub(crate) fn render_jobs(jobs: &[JobView], now_ms: i64, heartbeats: &HeartbeatCounts) -> String {
+    let mut page = Page(String::with_capacity(64 << 10));
+    about_all_jobs(&mut page, jobs, now_ms, heartbeats);
+    about_each_job(&mut page, &jobs[..jobs.len().min(JOBS_MAX)], now_ms);
+    page.0
+}
+
+fn about_all_jobs(page: &mut Page, jobs: &[JobView], now_ms: i64, heartbeats: &HeartbeatCounts) {
+    let totals = Totals::of(jobs, now_ms);
+    let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed) as f64;
+    page.gauge("petrel_jobs", "Jobs known.", totals.jobs as f64);
+    let unlisted = jobs.len().saturating_sub(JOBS_MAX) as f64;
+    page.gauge("petrel_jobs_without_samples", "Jobs that only the sums count.", unlisted);
+    page.gauge(
+        "petrel_jobs_over_objective",
+        "Jobs whose latency is above its objective.",
+        totals.over_objective as f64,
+    );
+    page.gauge("petrel_jobs_silent", "Jobs without a recent heartbeat.", totals.silent as f64);
+    page.gauge("petrel_jobs_on_their_own", "Jobs in fallback or holding.", totals.on_their_own as f64);
+    page.counter("petrel_heartbeats_total", "Heartbeats answered.", count(&heartbeats.answered));
+    page.counter("petrel_heartbeats_refused_total", "Heartbeats refused.", count(&heartbeats.refused));
+}
+
+fn about_each_job(page: &mut Page, jobs: &[JobView], now_ms: i64) {
+    type Figure = fn(&JobView) -> f64;
+    let name = "petrel_job_info";
+    page.family(name, "gauge", "Engine, mode and policy of the job; always 1.");
+    for job in jobs {
+        let labels = [("job", job.job.as_str()), ("engine", &job.engine), ("policy", &job.policy)];
+        page.sample(name, &[&labels[..], &[("mode", job.mode.map_or("", mode_name))]].concat(), 1.0);
+    }
+    let name = "petrel_heartbeat_age_seconds";
+    page.family(name, "gauge", "Age of the job's last heartbeat; absent before the first one.");
+    for (job, heard_ms) in jobs.iter().filter_map(|job| Some((job, job.heard_ms?))) {
+        page.sample(name, &[("job", &job.job)], (now_ms - heard_ms).max(0) as f64 / 1e3);
+    }
+    let name = "petrel_executors";
+    page.family(name, "gauge", "Executors by phase.");
+    for job in jobs {
+        page.sample(name, &[("job", job.job.as_str()), ("phase", "running")], f64::from(job.executors_running));
+        page.sample(name, &[("job", job.job.as_str()), ("phase", "starting")], f64::from(job.executors_starting));
+    }
+    let figures: [(&str, &str, Figure); 4] = [
+        ("petrel_executors_target", "Executors asked for by the last decision.", |job| f64::from(job.executors_target)),
+        ("petrel_latency_p95_seconds", "Event time to commit, 0.95 quantile of the last interval.", |job| {
+            job.latency_p95_ms / 1e3
+        }),
+        ("petrel_latency_objective_seconds", "Limit of the 0.95 quantile.", |job| job.slo_p95_ms / 1e3),
+        ("petrel_lag_records", "Records in the log that are not committed.", |job| job.lag_records as f64),
+    ];
+    for (name, help, figure) in figures {
+        page.family(name, "gauge", help);
+        for job in jobs {
+            page.sample(name, &[("job", &job.job)], figure(job));
+        }
+    }
+}
+
+/// As in the heartbeat.
+fn mode_name(mode: EngineMode) -> &'static str {
+    match mode {
+        EngineMode::Steered => "steered",
+        EngineMode::Advised => "advised",
+        EngineMode::Fallback => "fallback",
+        EngineMode::Holding => "holding",
+    }
 }
 
 fn about_job(page: &mut Page, snapshot: &Snapshot) {

@@ -111,12 +111,12 @@ fn a_heartbeat_that_is_wrong_is_refused_with_the_reason() {
     let served = serve();
     let post = |body: &str| served.post_json("/api/v1/heartbeat", body);
     let mut newer = heartbeat(5);
-    newer["version"] = json!(2);
+    newer["version"] = json!(3);
     newer["executors"] = json!("another shape");
     let reply = post(&newer.to_string());
     assert_eq!(
         (reply.status, &reply.json()["field"], &reply.json()["expected"]),
-        (400, &json!("version"), &json!("1"))
+        (400, &json!("version"), &json!("2"))
     );
 
     let mut short = heartbeat(5);

@@ -11,6 +11,7 @@ fn every_file_is_served_with_its_type_and_the_policy() {
         ("/", "text/html; charset=utf-8", "<!doctype html>"),
         ("/petrel.css", "text/css; charset=utf-8", ":root"),
         ("/petrel.js", "text/javascript; charset=utf-8", "EventSource"),
+        ("/format.js", "text/javascript; charset=utf-8", "export"),
         ("/petrel.svg", "image/svg+xml", "<svg"),
     ];
     for (path, media_type, inside) in files {
@@ -40,6 +41,11 @@ fn every_figure_can_be_found_by_a_browser_test() {
         "backlog",
         "cost-rate",
         "cost-total",
+        "job",
+        "engine",
+        "mode",
+        "notice",
+        "pin-executors",
         "policy",
         "trace",
         "uptime",

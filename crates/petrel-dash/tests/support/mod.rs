@@ -4,10 +4,10 @@
 use petrel_core::live::Snapshot;
 use petrel_core::protocol::PROTOCOL_VERSION;
 use petrel_core::{Codec, DesiredState, Heartbeat, Tier};
-use petrel_dash::{BurstCommand, DashHandle, DashSources, HeartbeatRefusal};
+use petrel_dash::{BurstCommand, ControllerRefusal, DashHandle, DashSources};
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -35,6 +35,11 @@ pub fn snapshot() -> Snapshot {
     serde_json::from_str(include_str!("../snapshot.json")).unwrap()
 }
 
+pub fn desired() -> DesiredState {
+    let (tier, codec) = (Tier::Memory, Codec::Lz4);
+    DesiredState { version: PROTOCOL_VERSION, decision_id: 42, executors: 5, tier, codec, advice_only: false }
+}
+
 /// Heartbeats of attempt 13 are refused with 409, bursts of factor 13 by their callback.
 pub fn serve() -> Served {
     let (sender, snapshots) = watch::channel(Arc::new(snapshot()));
@@ -45,18 +50,10 @@ pub fn serve() -> Served {
         snapshots,
         heartbeat: Arc::new(move |heartbeat: Heartbeat| {
             if heartbeat.attempt == 13 {
-                return Err(HeartbeatRefusal { status: 409, message: "an older attempt".to_string() });
+                return Err(ControllerRefusal { status: 409, message: "an older attempt".to_string() });
             }
             heartbeat_log.lock().unwrap().push(heartbeat);
-            let (tier, codec) = (Tier::Memory, Codec::Lz4);
-            Ok(DesiredState {
-                version: PROTOCOL_VERSION,
-                decision_id: 42,
-                executors: 5,
-                tier,
-                codec,
-                advice_only: false,
-            })
+            Ok(desired())
         }),
         burst: Arc::new(move |command| {
             if matches!(command, BurstCommand::Start { factor, .. } if factor == 13.0) {
@@ -86,21 +83,26 @@ impl Served {
     }
 
     pub fn send(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: petrel\r\nconnection: close\r\n");
-        head.push_str(&format!("content-length: {}\r\n", body.len()));
-        headers.iter().for_each(|header| head.push_str(&format!("{header}\r\n")));
-        head.push_str("\r\n");
-        let mut stream = self.connect();
-        stream.write_all(head.as_bytes()).unwrap();
-        // A server that refuses a long body need not read it to its end.
-        let _ = stream.write_all(body);
-        let mut reply = Vec::new();
-        let _ = stream.read_to_end(&mut reply);
-        let reply = String::from_utf8(reply).unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {reply:?}"));
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Reply { status, head: head.to_ascii_lowercase(), body: body.to_string() }
+        request(self.page.address(), method, path, headers, body)
     }
+}
+
+pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: petrel\r\nconnection: close\r\n");
+    head.push_str(&format!("content-length: {}\r\n", body.len()));
+    headers.iter().for_each(|header| head.push_str(&format!("{header}\r\n")));
+    head.push_str("\r\n");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    // A server that refuses a long body need not read it to its end.
+    let _ = stream.write_all(body);
+    let mut reply = Vec::new();
+    let _ = stream.read_to_end(&mut reply);
+    let reply = String::from_utf8(reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {reply:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, head: head.to_ascii_lowercase(), body: body.to_string() }
 }
 
 pub fn heartbeat(attempt: i64) -> Value {
