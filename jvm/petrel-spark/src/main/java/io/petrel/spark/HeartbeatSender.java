@@ -8,6 +8,7 @@ import io.petrel.spark.scaling.Steering;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
+import java.util.function.LongConsumer;
 
 /** Posts the heartbeats from a thread of its own and passes on what the controller answers, or that it is silent. */
 final class HeartbeatSender {
@@ -76,18 +77,25 @@ final class HeartbeatSender {
       reporter.acknowledged(report);
       backoff.answered();
       heardNs = System.nanoTime();
-      scaling.execute(() -> guarded(() -> steering.obey(desired, System.currentTimeMillis())));
-    } catch (ControllerException unanswered) {
+      scale(nowMs -> steering.obey(desired, nowMs));
+    } catch (ControllerException silent) {
       backoff.failed();
-      log.warn("controller", "the controller at " + settings.controller() + " " + unanswered.getMessage());
+      unanswered();
+      log.warn("controller", "the controller at " + settings.controller() + " " + silent.getMessage());
     } catch (RuntimeException | Error | JsonProcessingException surprise) {
       backoff.failed();
+      unanswered();
       log.warn("heartbeat", "could not make a heartbeat", surprise);
     }
+  }
+
+  private void unanswered() {
     long silentMs = (System.nanoTime() - heardNs) / 1_000_000;
-    if (silentMs >= settings.silenceMs()) {
+    if (silentMs < settings.silenceMs()) {
+      scale(steering::carryOn);
+    } else {
       String why = "no controller has answered for " + silentMs / 1_000 + " s";
-      scaling.execute(() -> guarded(() -> steering.carryOnAlone(why)));
+      scale(nowMs -> steering.carryOnAlone(why, nowMs));
     }
   }
 
@@ -95,11 +103,14 @@ final class HeartbeatSender {
     return controller.post(Json.write(report.heartbeat()));
   }
 
-  private void guarded(Runnable step) {
-    try {
-      step.run();
-    } catch (Throwable surprise) {
-      log.warn("scaling", "could not scale", surprise);
-    }
+  private void scale(LongConsumer step) {
+    scaling.execute(
+        () -> {
+          try {
+            step.accept(System.currentTimeMillis());
+          } catch (Throwable surprise) {
+            log.warn("scaling", "could not scale", surprise);
+          }
+        });
   }
 }

@@ -54,6 +54,7 @@ final class Reporter {
     Sent<BatchReport> batches = queries.batches().all();
     Sent<DecisionOutcome> outcomes = steering.outcomes().all();
     Tasks tasks = telemetry.tasks();
+    Queries.Overview overview = queries.overview(nowMs);
     Double cpu = settings.executorCpu() == null ? executors.cpuLimit() : settings.executorCpu();
     Heartbeat heartbeat =
         new Heartbeat(
@@ -64,20 +65,20 @@ final class Reporter {
             nowMs,
             executors.statuses(),
             batches.entries(),
-            queries.mostLag(),
+            overview.lagRecords(),
             tasks.pending(),
             tasks.running(),
-            queries.mostCommitted(),
-            0.0,
+            overview.committedRecords(),
+            overview.triggerMs(),
             settings.executorMemoryGb(),
             cpu,
             executors.startupDelayS(),
             steering.appliedDecision(),
-            queries.watermarkMs(),
+            overview.watermarkMs(),
             executors.executorSeconds(nowMs),
             engine,
             steering.mode(),
-            queries.statuses(nowMs),
+            overview.statuses(),
             tasks.totals().minus(acknowledgedTasks),
             outcomes.entries());
     return new Report(heartbeat, batches, outcomes, tasks.totals());

@@ -1,12 +1,15 @@
 package io.petrel.spark.scaling;
 
 import java.util.List;
+import java.util.OptionalInt;
 import org.apache.spark.ExecutorAllocationClient;
 import org.apache.spark.ExecutorAllocationManager;
 import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
+import org.apache.spark.resource.ResourceProfile;
 import org.apache.spark.scheduler.SparkListenerExecutorAdded;
 import org.apache.spark.util.SystemClock;
+import scala.Option;
 
 /**
  * Is Spark's own dynamic allocation at work? Two would pull at the same executors, so it rests while the controller steers, and
@@ -24,12 +27,19 @@ final class DynamicAllocation {
     this.atWork = configured;
   }
 
-  boolean configured() {
-    return configured;
-  }
-
   boolean atWork() {
     return atWork;
+  }
+
+  /** Executors that it has asked the cluster for; empty while it does not work, or has not asked yet. */
+  OptionalInt target() {
+    if (!atWork) {
+      return OptionalInt.empty();
+    }
+    ExecutorAllocationManager manager = own == null ? context.executorAllocationManager().get() : own;
+    Option<Object> target =
+        manager.numExecutorsTargetPerResourceProfileId().get(ResourceProfile.DEFAULT_RESOURCE_PROFILE_ID());
+    return target.isEmpty() ? OptionalInt.empty() : OptionalInt.of((Integer) target.get());
   }
 
   /** Ends its work; nothing happens when it does not work. */

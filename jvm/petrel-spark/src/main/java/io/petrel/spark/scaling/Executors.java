@@ -18,13 +18,11 @@ public final class Executors {
   /** Executors that come this soon after the application's start without a request of ours were part of its start. */
   private static final long INITIAL_MS = 60_000;
 
-  /** One that waited longer for its first task had nothing to do, which says nothing about its start-up. */
-  private static final long PROMPT_MS = 5_000;
-
   private final long startMs;
   private final int cpusPerTask;
   private final Map<Long, Executor> alive = new TreeMap<>();
   private final Requests requests = new Requests();
+  private final MapOutputs mapOutputs = new MapOutputs();
   private final StartupDelays startupDelays = new StartupDelays();
   private int target = -1;
   private double releasedS;
@@ -53,8 +51,8 @@ public final class Executors {
     this.cpusPerTask = cpusPerTask;
   }
 
-  /** The cluster has been asked for this many executors altogether. */
-  public synchronized void target(int executors, long nowMs) {
+  /** The cluster has been asked, by Petrel or by Spark, for this many executors altogether. */
+  synchronized void target(int executors, long nowMs) {
     target = executors;
     reconcile(nowMs);
   }
@@ -88,7 +86,7 @@ public final class Executors {
     }
   }
 
-  /** A task of an executor ended. */
+  /** A task of an executor ended, well or not. */
   public synchronized void taskEnded(String executor, long launchedMs, long finishedMs) {
     Executor on = find(executor);
     if (on == null) {
@@ -97,10 +95,24 @@ public final class Executors {
     on.runningTasks = Math.max(0, on.runningTasks - 1);
     if (on.firstTaskMs == null) {
       on.firstTaskMs = finishedMs;
-      if (launchedMs - on.registeredMs < PROMPT_MS) {
-        startupDelays.add(seconds(on.requestedMs, finishedMs));
-      }
+      // Between registration and launch it had nothing to do, which says nothing about its start-up.
+      startupDelays.add(seconds(on.requestedMs, on.registeredMs) + seconds(launchedMs, finishedMs));
     }
+  }
+
+  /** A job began that runs these stages. */
+  public synchronized void jobStarted(int job, List<Integer> stages) {
+    mapOutputs.jobStarted(job, stages);
+  }
+
+  /** A job ended. */
+  public synchronized void jobEnded(int job) {
+    mapOutputs.jobEnded(job);
+  }
+
+  /** A map task of a stage left its output on an executor. */
+  public synchronized void mapOutputWritten(int stage, String executor) {
+    mapOutputs.written(stage, executor);
   }
 
   /** An executor told what it uses. */
@@ -112,7 +124,7 @@ public final class Executors {
   }
 
   /** These executors get no new tasks any more. */
-  public synchronized void draining(Collection<String> executors, long nowMs) {
+  synchronized void draining(Collection<String> executors, long nowMs) {
     for (String executor : executors) {
       Executor leaving = find(executor);
       if (leaving != null) {
@@ -123,17 +135,17 @@ public final class Executors {
   }
 
   /** Executors that take tasks. */
-  public synchronized List<Candidate> active() {
+  synchronized List<Candidate> active() {
     return candidates(false);
   }
 
   /** Executors that finish their tasks before they leave. */
-  public synchronized List<Candidate> leaving() {
+  synchronized List<Candidate> leaving() {
     return candidates(true);
   }
 
   /** How the executors that take tasks were announced, for a listener that has missed it. */
-  public synchronized List<SparkListenerExecutorAdded> announcements() {
+  synchronized List<SparkListenerExecutorAdded> announcements() {
     return alive.values().stream()
         .filter(executor -> !executor.draining)
         .map(executor -> new SparkListenerExecutorAdded(executor.registeredMs, Long.toString(executor.id), executor.info))
@@ -188,7 +200,7 @@ public final class Executors {
         .orElse(null);
   }
 
-  /** 0.9 quantile of request to first task, seconds. */
+  /** 0.9 quantile of request to first task without the wait for work in between, seconds. */
   public synchronized double startupDelayS() {
     return startupDelays.quantileS();
   }
@@ -204,8 +216,14 @@ public final class Executors {
   private List<Candidate> candidates(boolean draining) {
     return alive.values().stream()
         .filter(executor -> executor.draining == draining)
-        .map(executor -> new Candidate(Long.toString(executor.id), executor.runningTasks, executor.registeredMs))
+        .map(this::candidate)
         .toList();
+  }
+
+  private Candidate candidate(Executor executor) {
+    String id = Long.toString(executor.id);
+    boolean free = executor.runningTasks == 0 && !mapOutputs.neededFrom(id);
+    return new Candidate(id, free, executor.runningTasks, executor.registeredMs);
   }
 
   /** What is asked for and not there is open; that includes the successor of an executor that was lost. */

@@ -15,9 +15,9 @@ final class Removals {
 
   private Removals() {}
 
-  /** Up to {@code surplus} executors without a task. */
-  static List<String> idle(List<Candidate> executors, int surplus) {
-    return executors.stream().filter(Candidate::idle).sorted(LEAST_LOSS).limit(surplus).map(Candidate::id).toList();
+  /** Up to {@code surplus} executors that are free. */
+  static List<String> free(List<Candidate> executors, int surplus) {
+    return executors.stream().filter(Candidate::free).sorted(LEAST_LOSS).limit(surplus).map(Candidate::id).toList();
   }
 
   /** Up to {@code surplus} executors, busy or not. */

@@ -48,7 +48,7 @@ final class Scaler {
   }
 
   private int remove(int surplus, long nowMs) {
-    List<String> killed = cluster.killIdle(Removals.idle(executors.active(), surplus));
+    List<String> killed = cluster.killIdle(Removals.free(executors.active(), surplus));
     ended.addAll(killed);
     executors.draining(killed, nowMs);
     int left = surplus - killed.size();
@@ -64,13 +64,13 @@ final class Scaler {
     return surplus - left;
   }
 
-  /** Where Spark's decommissioning is off, an executor that has finished its tasks has to be told to go. */
+  /** Where Spark's decommissioning is off, an executor has to be told to go once it is free. */
   private void finishDraining() {
     List<Candidate> leaving = executors.leaving();
     ended.retainAll(leaving.stream().map(Candidate::id).toList());
     if (!cluster.decommissionedLeave()) {
       List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
-      ended.addAll(cluster.killIdle(Removals.idle(drained, drained.size())));
+      ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
     }
   }
 }

@@ -49,7 +49,8 @@ public final class SparkCluster implements Cluster {
     for (int index = 0; index < leaving.length; index++) {
       leaving[index] = new Tuple2<>(executors.get(index), new ExecutorDecommissionInfo("Petrel shrinks", Option.empty()));
     }
-    boolean triggeredByExecutor = false;
+    // An executor is only told where it can act on it; the scheduler gives it no new tasks either way.
+    boolean triggeredByExecutor = !decommissionedLeave();
     return new ArrayList<>(
         JavaConverters.seqAsJavaList(client.decommissionExecutors(leaving, KEEP_TARGET, triggeredByExecutor)));
   }

@@ -22,13 +22,15 @@ public final class Steering {
   private final DynamicAllocation allocation;
   private final boolean hold;
   private final Unacknowledged<DecisionOutcome> outcomes = new Unacknowledged<>(MOST_OUTCOMES);
+  private DesiredState desired;
+  private String silence = "no controller has answered yet";
   private DecisionOutcome last;
   private boolean stopped;
   private volatile EngineMode mode;
   private volatile long appliedDecision;
 
   /**
-   * Begins with nobody steering.
+   * Begins with Spark's own way, until the controller is heard.
    *
    * @param shrink what may be done to busy executors
    * @param hold true when the application shall keep what it has while no controller is heard
@@ -39,6 +41,7 @@ public final class Steering {
     this.allocation = new DynamicAllocation(context);
     this.hold = hold;
     this.mode = alone();
+    carryOn(context.startTime());
   }
 
   /** Who decides at the moment. */
@@ -57,40 +60,56 @@ public final class Steering {
   }
 
   /** The controller wants this. */
-  public synchronized void obey(DesiredState desired, long nowMs) {
-    if (stopped) {
-      return;
-    }
-    if (desired.adviceOnly()) {
-      handOver();
-      enter(EngineMode.ADVISED, "the controller only gives advice");
-      note(desired, Outcome.IGNORED, nowMs);
-      return;
-    }
-    allocation.pause();
-    enter(EngineMode.STEERED, "the controller decides");
-    Outcome outcome = scaler.approach(desired.executors(), nowMs);
-    if (outcome != Outcome.REFUSED) {
-      appliedDecision = desired.decisionId();
-    }
-    note(desired, outcome, nowMs);
+  public synchronized void obey(DesiredState wanted, long nowMs) {
+    desired = wanted;
+    step(nowMs);
   }
 
-  /** The controller has been silent for too long. */
-  public synchronized void carryOnAlone(String why) {
-    if (stopped) {
-      return;
-    }
-    if (!hold) {
-      handOver();
-    }
-    enter(alone(), why);
+  /** The controller has not answered, but may do so the next time: what it last wanted holds. */
+  public synchronized void carryOn(long nowMs) {
+    step(nowMs);
+  }
+
+  /** The controller has been silent for too long: what it wanted holds no longer. */
+  public synchronized void carryOnAlone(String why, long nowMs) {
+    desired = null;
+    silence = why;
+    step(nowMs);
   }
 
   /** The application ends: nothing is asked of the cluster any more. */
   public synchronized void stop() {
     stopped = true;
     allocation.pause();
+  }
+
+  private void step(long nowMs) {
+    if (stopped) {
+      return;
+    }
+    if (desired == null) {
+      if (!hold) {
+        handOver();
+      }
+      enter(alone(), silence);
+    } else if (desired.adviceOnly()) {
+      handOver();
+      enter(EngineMode.ADVISED, "the controller only gives advice");
+      note(Outcome.IGNORED, nowMs);
+    } else {
+      allocation.pause();
+      enter(EngineMode.STEERED, "the controller decides");
+      approach(nowMs);
+    }
+    allocation.target().ifPresent(executorsAskedFor -> executors.target(executorsAskedFor, nowMs));
+  }
+
+  private void approach(long nowMs) {
+    Outcome outcome = scaler.approach(desired.executors(), nowMs);
+    if (outcome != Outcome.REFUSED) {
+      appliedDecision = desired.decisionId();
+    }
+    note(outcome, nowMs);
   }
 
   private EngineMode alone() {
@@ -115,7 +134,7 @@ public final class Steering {
   }
 
   /** Tells the controller and the log, once each time that something has changed. */
-  private void note(DesiredState desired, Outcome outcome, long nowMs) {
+  private void note(Outcome outcome, long nowMs) {
     if (last != null && last.decisionId() == desired.decisionId() && last.outcome() == outcome) {
       return;
     }

@@ -10,28 +10,23 @@ final class Lag {
   private Lag() {}
 
   /**
-   * Records per {@code topic/partition} between two offsets of a source.
+   * Records per {@code topic/partition} between two offsets of a source. A partition that is not committed yet waits from its
+   * beginning.
    *
-   * @return empty where either is missing or the source has no partitions with numbered records
+   * @return empty for a source without partitions of numbered records
    */
   static Map<String, Long> between(String committed, String latest) {
     Map<String, Long> lag = new TreeMap<>();
-    if (committed == null || latest == null) {
-      return lag;
-    }
     JsonNode committedTopics = Json.readTree(committed);
-    Json.readTree(latest)
-        .fields()
-        .forEachRemaining(
-            topic ->
-                topic.getValue()
-                    .fields()
-                    .forEachRemaining(
-                        partition -> {
-                          JsonNode from = committedTopics.path(topic.getKey()).path(partition.getKey());
-                          long behind = partition.getValue().asLong() - from.asLong();
-                          lag.put(topic.getKey() + "/" + partition.getKey(), Math.max(0, behind));
-                        }));
+    Json.readTree(latest).fields().forEachRemaining(topic -> {
+      JsonNode committedPartitions = committedTopics.path(topic.getKey());
+      topic.getValue().fields().forEachRemaining(partition -> {
+        if (partition.getValue().isIntegralNumber()) {
+          long behind = partition.getValue().asLong() - committedPartitions.path(partition.getKey()).asLong();
+          lag.put(topic.getKey() + "/" + partition.getKey(), Math.max(0, behind));
+        }
+      });
+    });
     return lag;
   }
 }

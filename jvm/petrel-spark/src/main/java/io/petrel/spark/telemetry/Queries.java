@@ -2,16 +2,14 @@ package io.petrel.spark.telemetry;
 
 import io.petrel.spark.protocol.BatchReport;
 import io.petrel.spark.protocol.QueryStatus;
-import java.time.Instant;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 import java.util.UUID;
+import java.util.function.Function;
 import java.util.stream.Stream;
-import org.apache.spark.sql.streaming.SourceProgress;
-import org.apache.spark.sql.streaming.StateOperatorProgress;
 import org.apache.spark.sql.streaming.StreamingQueryProgress;
 
 /** How do the streaming queries of the application get on? Safe for use by several threads. */
@@ -19,34 +17,50 @@ public final class Queries {
   private static final int MOST_QUERIES = 64;
   private static final int MOST_BATCHES = 600;
 
+  private final Function<UUID, RunningQuery> running;
   private final Map<UUID, Query> queries = new LinkedHashMap<>();
   private final Unacknowledged<BatchReport> batches = new Unacknowledged<>(MOST_BATCHES);
   private long mostCommitted;
 
-  private static final class Query {
-    String name;
-    Double lastTriggerMs;
-    long committed;
-    Long watermarkMs;
-    Map<String, Long> lag = Map.of();
-    StreamingQueryProgress progress;
-    String latencySource = "";
+  /** The queries of this application. */
+  public Queries() {
+    this(StreamExecutions::find);
   }
 
-  synchronized void progressed(StreamingQueryProgress progress, BatchTasks tasks) {
-    Query query = queries.computeIfAbsent(progress.id(), unused -> new Query());
+  /** Queries that {@code running} finds by their identity, or does not (null). */
+  Queries(Function<UUID, RunningQuery> running) {
+    this.running = running;
+  }
+
+  /**
+   * All queries at one moment.
+   *
+   * @param statuses each of them
+   * @param lagRecords records waiting, of the query with the most
+   * @param committedRecords records committed since the driver started, of the query with the most
+   * @param triggerMs trigger interval, of the query with the longest
+   * @param watermarkMs watermark of the query that is furthest behind, or null
+   */
+  public record Overview(
+      List<QueryStatus> statuses, long lagRecords, long committedRecords, long triggerMs, Long watermarkMs) {}
+
+  synchronized void started(UUID id, String name) {
+    queries.put(id, new Query(name == null ? id.toString() : name));
     if (queries.size() > MOST_QUERIES) {
       queries.remove(queries.keySet().iterator().next());
     }
-    query.name = progress.name() == null ? progress.id().toString() : progress.name();
-    query.progress = progress;
-    query.watermarkMs = eventTimeMs(progress, "watermark");
-    query.lag = lag(progress);
-    double triggerMs = Instant.parse(progress.timestamp()).toEpochMilli();
-    if (progress.numInputRows() > 0) {
-      batches.add(report(query, triggerMs, tasks));
+  }
+
+  synchronized void progressed(StreamingQueryProgress progress, BatchTasks tasks) {
+    Query query = queries.get(progress.id());
+    if (query == null) {
+      return;
     }
-    query.lastTriggerMs = triggerMs;
+    BatchReport report = query.progressed(progress, tasks);
+    if (report != null) {
+      batches.add(report);
+    }
+    mostCommitted = Math.max(mostCommitted, query.committed());
   }
 
   synchronized void ended(UUID id) {
@@ -58,115 +72,23 @@ public final class Queries {
     return batches;
   }
 
-  /** Records committed since the driver started, of the query with the most. */
-  public synchronized long mostCommitted() {
-    return mostCommitted;
-  }
-
-  /** Records waiting, of the query with the most. */
-  public synchronized long mostLag() {
-    return queries.values().stream()
-        .mapToLong(query -> query.lag.values().stream().mapToLong(Long::longValue).sum())
-        .max()
-        .orElse(0);
-  }
-
-  /** Watermark of the query that is furthest behind, or null where none has one. */
-  public synchronized Long watermarkMs() {
-    return queries.values().stream()
-        .flatMap(query -> Stream.ofNullable(query.watermarkMs))
-        .min(Long::compare)
-        .orElse(null);
-  }
-
   /** The queries at {@code nowMs}. */
-  public synchronized List<QueryStatus> statuses(long nowMs) {
+  public synchronized Overview overview(long nowMs) {
     List<QueryStatus> statuses = new ArrayList<>();
-    for (Query query : queries.values()) {
-      long stateRows = 0;
-      long stateBytes = 0;
-      for (StateOperatorProgress state : query.progress.stateOperators()) {
-        stateRows += state.numRowsTotal();
-        stateBytes += state.memoryUsedBytes();
-      }
-      statuses.add(
-          new QueryStatus(
-              query.name,
-              query.progress.inputRowsPerSecond(),
-              query.progress.processedRowsPerSecond(),
-              query.lag,
-              stateRows,
-              stateBytes,
-              query.watermarkMs == null ? null : (double) (nowMs - query.watermarkMs),
-              query.latencySource));
+    long mostLag = 0;
+    long triggerMs = 0;
+    for (Map.Entry<UUID, Query> entry : queries.entrySet()) {
+      RunningQuery now = running.apply(entry.getKey());
+      Map<String, Long> lag = now == null ? new TreeMap<>() : now.lag();
+      statuses.add(entry.getValue().status(lag, nowMs));
+      mostLag = Math.max(mostLag, lag.values().stream().mapToLong(Long::longValue).sum());
+      triggerMs = Math.max(triggerMs, now == null ? 0 : now.triggerMs());
     }
-    return statuses;
-  }
-
-  private BatchReport report(Query query, double triggerMs, BatchTasks tasks) {
-    StreamingQueryProgress progress = query.progress;
-    Observed observed = Observed.in(progress);
-    long durationMs = progress.durationMs().getOrDefault("triggerExecution", progress.batchDuration());
-    double committedMs = triggerMs + durationMs;
-    long records = observed.records(progress.numInputRows());
-    EventTimes eventTimes = eventTimes(query, observed, triggerMs);
-    query.latencySource = eventTimes.source();
-    query.committed += records;
-    mostCommitted = Math.max(mostCommitted, query.committed);
-    return new BatchReport(
-        query.name,
-        progress.batchId(),
-        (long) committedMs,
-        records,
-        0,
-        observed.deadLetter(),
-        observed.late(tooLate(progress)),
-        observed.alerts(),
-        durationMs,
-        tasks.figures().cpuMs(),
-        tasks.figures().runMs(),
-        tasks.tasks(),
-        tasks.executors(),
-        new TreeMap<>(progress.durationMs()),
-        Math.max(0, durationMs - tasks.busyMs()),
-        tasks.inputBytes(),
-        tasks.figures().shuffleWrittenBytes(),
-        LatencyHistogram.of(eventTimes, records, committedMs));
-  }
-
-  private static EventTimes eventTimes(Query query, Observed observed, double triggerMs) {
-    if (!observed.eventTimesMs().isEmpty()) {
-      return EventTimes.observed(observed.eventTimesMs());
-    }
-    Long leastMs = eventTimeMs(query.progress, "min");
-    Long meanMs = eventTimeMs(query.progress, "avg");
-    Long greatestMs = eventTimeMs(query.progress, "max");
-    if (leastMs != null && meanMs != null && greatestMs != null) {
-      return EventTimes.range(leastMs, meanMs, greatestMs);
-    }
-    return EventTimes.arrival(query.lastTriggerMs == null ? triggerMs : query.lastTriggerMs, triggerMs);
-  }
-
-  /** One of the event times that Spark reports for a query with a watermark; null where it does not, or not yet. */
-  private static Long eventTimeMs(StreamingQueryProgress progress, String which) {
-    String text = progress.eventTime().get(which);
-    long timeMs = text == null ? 0 : Instant.parse(text).toEpochMilli();
-    return timeMs == 0 ? null : timeMs;
-  }
-
-  private static long tooLate(StreamingQueryProgress progress) {
-    long records = 0;
-    for (StateOperatorProgress state : progress.stateOperators()) {
-      records += state.numRowsDroppedByWatermark();
-    }
-    return records;
-  }
-
-  private static Map<String, Long> lag(StreamingQueryProgress progress) {
-    Map<String, Long> lag = new TreeMap<>();
-    for (SourceProgress source : progress.sources()) {
-      Lag.between(source.endOffset(), source.latestOffset()).forEach((partition, records) -> lag.merge(partition, records, Long::sum));
-    }
-    return lag;
+    Long watermarkMs =
+        queries.values().stream()
+            .flatMap(query -> Stream.ofNullable(query.watermarkMs()))
+            .min(Long::compare)
+            .orElse(null);
+    return new Overview(statuses, mostLag, mostCommitted, triggerMs, watermarkMs);
   }
 }

@@ -2,24 +2,33 @@ package io.petrel.spark.telemetry;
 
 import io.petrel.spark.SparingLog;
 import io.petrel.spark.scaling.Executors;
+import java.util.ArrayList;
+import java.util.List;
 import org.apache.spark.scheduler.SparkListener;
 import org.apache.spark.scheduler.SparkListenerApplicationEnd;
 import org.apache.spark.scheduler.SparkListenerEvent;
 import org.apache.spark.scheduler.SparkListenerExecutorAdded;
 import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
+import org.apache.spark.scheduler.SparkListenerJobEnd;
+import org.apache.spark.scheduler.SparkListenerJobStart;
 import org.apache.spark.scheduler.SparkListenerStageCompleted;
 import org.apache.spark.scheduler.SparkListenerStageSubmitted;
 import org.apache.spark.scheduler.SparkListenerTaskEnd;
 import org.apache.spark.scheduler.SparkListenerTaskStart;
+import org.apache.spark.scheduler.TaskInfo;
 import org.apache.spark.sql.streaming.StreamingQueryListener.QueryProgressEvent;
+import org.apache.spark.sql.streaming.StreamingQueryListener.QueryStartedEvent;
 import org.apache.spark.sql.streaming.StreamingQueryListener.QueryTerminatedEvent;
 import org.apache.spark.sql.streaming.StreamingQueryProgress;
+import scala.collection.JavaConverters;
 
 /**
  * What happens in the application, as Spark's listener bus tells it. Streaming progress of every session comes over the same
  * bus, so no session has to exist yet. Only notes down; nothing here waits.
  */
 public final class Telemetry extends SparkListener {
+  private static final String MAP_TASK = "ShuffleMapTask";
+
   private final Executors executors;
   private final Queries queries;
   private final SparingLog log;
@@ -50,6 +59,21 @@ public final class Telemetry extends SparkListener {
   }
 
   @Override
+  public void onJobStart(SparkListenerJobStart event) {
+    guarded(
+        () -> {
+          List<Integer> stages = new ArrayList<>();
+          JavaConverters.seqAsJavaList(event.stageIds()).forEach(stage -> stages.add((Integer) stage));
+          executors.jobStarted(event.jobId(), stages);
+        });
+  }
+
+  @Override
+  public void onJobEnd(SparkListenerJobEnd event) {
+    guarded(() -> executors.jobEnded(event.jobId()));
+  }
+
+  @Override
   public void onStageSubmitted(SparkListenerStageSubmitted event) {
     guarded(() -> stages.submitted(event));
   }
@@ -72,14 +96,20 @@ public final class Telemetry extends SparkListener {
   public void onTaskEnd(SparkListenerTaskEnd event) {
     guarded(
         () -> {
-          executors.taskEnded(event.taskInfo().executorId(), event.taskInfo().launchTime(), event.taskInfo().finishTime());
+          TaskInfo task = event.taskInfo();
+          executors.taskEnded(task.executorId(), task.launchTime(), task.finishTime());
+          if (task.successful() && event.taskType().equals(MAP_TASK)) {
+            executors.mapOutputWritten(event.stageId(), task.executorId());
+          }
           stages.taskEnded(event);
         });
   }
 
   @Override
   public void onOtherEvent(SparkListenerEvent event) {
-    if (event instanceof QueryProgressEvent progressed) {
+    if (event instanceof QueryStartedEvent started) {
+      guarded(() -> queries.started(started.id(), started.name()));
+    } else if (event instanceof QueryProgressEvent progressed) {
       StreamingQueryProgress progress = progressed.progress();
       guarded(
           () ->
@@ -95,7 +125,7 @@ public final class Telemetry extends SparkListener {
     guarded(onApplicationEnd);
   }
 
-  /** Spark stops a listener queue whose listener throws; an event that surprises Petrel must not end its telemetry. */
+  /** Spark would write a stack trace for every event that surprises Petrel. */
   private void guarded(Runnable note) {
     try {
       note.run();
