@@ -15,7 +15,8 @@
 //!
 //! What happens outside the job ([`queue::Arrivals`]) is drawn once and shared by all players of a game; what chance does to
 //! the job is a function of seed, stream and index, so that everybody meets the same i-th start-up delay. [`table`] holds the
-//! service model as pure functions for those who plan with it, [`traces`] says what one learns on and what judges.
+//! service model as pure functions for those who plan with it, [`traces`] says what one learns on and what judges, and
+//! [`calibration`] makes the queue world a twin of a job that was recorded.
 //!
 //! # Example
 //!
@@ -41,6 +42,7 @@
 //! # Ok::<(), petrel_core::InvalidValue>(())
 //! ```
 
+pub mod calibration;
 pub mod classic;
 pub mod queue;
 pub mod scenario;

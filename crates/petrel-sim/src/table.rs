@@ -28,6 +28,12 @@ pub fn tasks(params: &QueueParams, executors: f64) -> f64 {
     if params.batch.tasks > 0.0 { params.batch.tasks } else { params.batch.tasks_per_executor * executors }
 }
 
+/// Tasks of a batch per executor, at least 1 where their number is fixed.
+#[inline]
+pub fn tasks_per_executor(params: &QueueParams, executors: f64) -> f64 {
+    if params.batch.tasks > 0.0 { (params.batch.tasks / executors).max(1.0) } else { params.batch.tasks_per_executor }
+}
+
 /// Effective parallelism C(n) of `executors` executors by the universal scalability law, bounded by the tasks; 0 without
 /// executors.
 #[inline]
@@ -57,8 +63,9 @@ pub(crate) const EULER_GAMMA: f64 = 0.577_215_664_901_532_9;
 
 /// Factor by which the slowest task stretches a batch on `executors` executors, on average.
 pub fn straggler_factor(params: &QueueParams, executors: f64) -> f64 {
-    let tasks_per_executor = params.batch.tasks_per_executor;
-    let (location, scale) = extreme_of_normals(executors.max(1.0) * tasks_per_executor);
+    let executors = executors.max(1.0);
+    let tasks_per_executor = tasks_per_executor(params, executors);
+    let (location, scale) = extreme_of_normals(executors * tasks_per_executor);
     let slowest = params.batch.straggler_spread * (location + EULER_GAMMA * scale);
     1.0 + (slowest.exp() - 1.0).max(0.0) / tasks_per_executor
 }

@@ -287,9 +287,10 @@ impl Relaxation {
         let stragglers = Draws::new(settings.seed, Stream::Straggler);
         let gumbels: Vec<f64> = (0..triggers as u64).map(|index| stragglers.gumbel(index)).collect();
         let inverse = |executors: f64, gumbel: f64| {
-            let (location, scale) = slowest_of(executors * params.batch.tasks_per_executor);
+            let tasks_per_executor = table::tasks_per_executor(params, executors);
+            let (location, scale) = slowest_of(executors * tasks_per_executor);
             let slowest = (params.batch.straggler_spread * (location + scale * gumbel)).exp();
-            1.0 / (1.0 + (slowest - 1.0).max(0.0) / params.batch.tasks_per_executor)
+            1.0 / (1.0 + (slowest - 1.0).max(0.0) / tasks_per_executor)
         };
         let usual = (1.35 * total / end_s * work(&cheap, 0.9)).ceil().clamp(1.0, f64::from(limits.max_executors));
         let reference: Vec<f64> = gumbels.iter().map(|gumbel| inverse(usual, *gumbel)).collect();
@@ -319,11 +320,14 @@ impl Relaxation {
             warming / (1.0 - params.startup.jit_slowdown * (-(pair_s + 1.0) / params.startup.jit_decay_s).exp());
         let mut work_before = f64::INFINITY;
         for (index, (fewest, most)) in steps.iter().enumerate() {
+            // Where tasks end in whole waves, a larger fleet may be busier per executor than a smaller one.
+            let mut per_executor = if *most == 0 { 0.0 } else { f64::INFINITY };
             for executors in (*fewest).max(1)..=*most {
-                parallelism = parallelism.max(table::parallelism(params, f64::from(executors)));
+                let own = table::parallelism(params, f64::from(executors));
+                parallelism = parallelism.max(own);
+                per_executor = f64::min(per_executor, own / f64::from(executors));
             }
             let parallelism = if *most == 0 { 0.0 } else { parallelism };
-            let per_executor = table::parallelism(params, f64::from(*most)) / f64::from((*most).max(1));
             let own_work = work(&cheap, per_executor * warm_ratio);
             let speed = parallelism / own_work * ratios[index];
             let longest = pair_s * best_inverse;

@@ -115,7 +115,7 @@ impl QueueWorld {
 
         let index = self.next_batch;
         self.next_batch += 1;
-        let tasks_per_executor = params.batch.tasks_per_executor;
+        let tasks_per_executor = table::tasks_per_executor(params, count);
         if self.slowest_task.0 != executors {
             let (location, scale) = table::extreme_of_normals(count * tasks_per_executor);
             self.slowest_task = (executors, location, scale);
@@ -229,7 +229,7 @@ impl QueueWorld {
         let Some(mut batch) = self.batch else { return };
         let local = self.params.tier(self.tier).lost_with_executor;
         let working = self.fleet.working();
-        let tasks_per_executor = self.params.batch.tasks_per_executor;
+        let tasks_per_executor = table::tasks_per_executor(&self.params, f64::from(working.max(1)));
         let came_up = (working + died).saturating_sub(batch.executors);
         if came_up > 0 && self.params.batch.unjoined_share > 0.0 {
             batch.unjoined += self.params.batch.unjoined_share * f64::from(came_up);

@@ -43,7 +43,7 @@ pub use totals::Totals;
 use crate::table;
 use batches::Batch;
 use fleet::{Fleet, FleetEvents};
-use latency::Latencies;
+pub(crate) use latency::Latencies;
 use petrel_core::signal::PatternFeatures;
 use petrel_core::trace::RateTrace;
 use petrel_core::{Action, Codec, InvalidValue, Limits, Observation, Prices, Slo, Tier, Weights};

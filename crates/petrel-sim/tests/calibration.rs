@@ -1,0 +1,112 @@
+//! Recordings of the world with known parameters: calibration finds the parameters, and the twin is one.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use petrel_sim::calibration::twin::{TwinSettings, twin};
+use petrel_sim::calibration::{Calibration, CalibrationSettings, Run, calibrate};
+use petrel_sim::queue::{QueueParams, StartupClass};
+use support::Game;
+
+/// A job on slow executors, as on Spark under a CPU quota: dear tasks of a fixed number, long batches, slow young executors.
+fn slow_spark() -> QueueParams {
+    let mut params = QueueParams::default();
+    params.batch.overhead_ms = 400.0;
+    params.batch.overhead_per_executor_ms = 12.0;
+    params.batch.record_cpu_us = 900.0;
+    params.batch.contention = 0.04;
+    params.batch.coherency = 0.0;
+    params.batch.tasks = 12.0;
+    params.batch.task_cpu_ms = 80.0;
+    params.batch.straggler_spread = 0.15;
+    params.batch.unjoined_share = 1.0;
+    params.batch.removal_ms = 700.0;
+    params.time.ingest_delay_ms = 250.0;
+    params.shuffle.bytes_per_record = 300.0;
+    params.shuffle.recompute_share = 0.0;
+    params.memory.working_bytes_per_record = 1_000.0;
+    params.memory.state_bytes_per_record = 500.0;
+    let startup = &mut params.startup;
+    startup.warm = StartupClass { share: 0.6, low_s: 4.0, high_s: 7.0 };
+    startup.cached = StartupClass { share: 0.4, low_s: 10.0, high_s: 14.0 };
+    startup.pull = StartupClass { share: 0.0, low_s: 14.0, high_s: 14.0 };
+    startup.node = StartupClass { share: 0.0, low_s: 14.0, high_s: 14.0 };
+    startup.failure_probability = 0.0;
+    startup.preemptions_per_executor_hour = 0.0;
+    startup.jit_slowdown = 0.6;
+    startup.jit_decay_s = 25.0;
+    params
+}
+
+/// Up and down between one and twelve executors, each size for a minute or so.
+fn many_sizes(seed: u32) -> Vec<(u32, u32)> {
+    let sizes = [2, 6, 3, 12, 4, 1, 5, 8, 2, 12, 6, 3, 4, 8, 1, 6];
+    (0..16).map(|index| (75 * index, sizes[((index + 3 * seed) % 16) as usize])).collect()
+}
+
+fn runs(params: &QueueParams, seeds: std::ops::Range<u64>) -> Vec<Run> {
+    seeds
+        .map(|seed| {
+            let counts = Game::bursts(300.0, 2_500.0, 1_200, seed);
+            Game { params: params.clone(), policy: "steps", counts, targets: many_sizes(seed as u32), seed }.run()
+        })
+        .collect()
+}
+
+fn calibrated(runs: &[Run], replicates: u32) -> Calibration {
+    let settings = CalibrationSettings { replicates, ..CalibrationSettings::default() };
+    calibrate(&runs.iter().collect::<Vec<&Run>>(), &QueueParams::default(), &settings).unwrap()
+}
+
+#[test]
+fn known_parameters_are_found_again() {
+    let truth = slow_spark();
+    let found = calibrated(&runs(&truth, 0..4), 0);
+    let params = &found.params;
+    println!("{:#?}", found.figures);
+    for (name, found, truth, tolerance) in [
+        ("overhead_ms", params.batch.overhead_ms, truth.batch.overhead_ms, 0.03),
+        (
+            "overhead_per_executor_ms",
+            params.batch.overhead_per_executor_ms,
+            truth.batch.overhead_per_executor_ms,
+            0.10,
+        ),
+        ("record_cpu_us", params.batch.record_cpu_us, truth.batch.record_cpu_us, 0.05),
+        ("task_cpu_ms", params.batch.task_cpu_ms, truth.batch.task_cpu_ms, 0.15),
+        ("contention", params.batch.contention, truth.batch.contention, 0.20),
+        ("tasks", params.batch.tasks, truth.batch.tasks, 0.0),
+        ("straggler_spread", params.batch.straggler_spread, truth.batch.straggler_spread, 0.10),
+        ("unjoined_share", params.batch.unjoined_share, truth.batch.unjoined_share, 0.05),
+        ("removal_ms", params.batch.removal_ms, truth.batch.removal_ms, 0.15),
+        ("ingest_delay_ms", params.time.ingest_delay_ms, truth.time.ingest_delay_ms, 0.20),
+        ("trigger_offset_ms", params.time.trigger_offset_ms, truth.time.trigger_offset_ms, 0.01),
+        ("bytes_per_record", params.shuffle.bytes_per_record, truth.shuffle.bytes_per_record, 0.01),
+        ("jit_slowdown", params.startup.jit_slowdown, truth.startup.jit_slowdown, 0.15),
+        ("jit_decay_s", params.startup.jit_decay_s, truth.startup.jit_decay_s, 0.20),
+        ("start-up, median", params.startup.quantile_s(0.5), truth.startup.quantile_s(0.5), 0.20),
+        ("start-up, 90 %", params.startup.quantile_s(0.9), truth.startup.quantile_s(0.9), 0.15),
+        ("vcpus_per_executor", params.prices.vcpus_per_executor, 0.2, 0.0),
+    ] {
+        assert!((found - truth).abs() <= tolerance * truth + 1e-9, "{name}: found {found}, truth {truth}");
+    }
+    assert_eq!((params.startup.failure_probability, params.startup.preemptions_per_executor_hour), (0.0, 0.0));
+}
+
+#[test]
+fn the_twin_of_a_world_is_that_world() {
+    let truth = slow_spark();
+    let found = calibrated(&runs(&truth, 0..4), 0);
+    let held_out = runs(&truth, 4..7);
+    let report = twin(&held_out.iter().collect::<Vec<&Run>>(), &found.params, &TwinSettings::default()).unwrap();
+    let errors = report.errors;
+    println!("{errors:?}, share error {}", report.violation_share_error);
+    assert!(errors.intervals > 600);
+    // What is left are other draws of start-ups and stragglers, and buckets of 8 %.
+    assert!(errors.p50 < 0.06 && errors.p95 < 0.06, "{errors:?}");
+    assert!(report.violation_share_error < 0.04, "{}", report.violation_share_error);
+    // A world that is not the run's is told apart.
+    let shipped = twin(&held_out.iter().collect::<Vec<&Run>>(), &QueueParams::default(), &TwinSettings::default()).unwrap();
+    assert!(shipped.errors.p95 > 0.25, "{:?}", shipped.errors);
+}
