@@ -54,7 +54,7 @@ class Load:
         return self.lead_in_s + self.judged_s
 
     def rate(self, second):
-        return self.base * max(burst.factor(second, self.ratio) for burst in self.bursts)
+        return self.base * max((burst.factor(second, self.ratio) for burst in self.bursts), default=1.0)
 
     def write(self, path):
         """Writes `bin_start_s,count`, with a quiet minute behind the end: the fleet would begin the trace again there."""
@@ -79,3 +79,8 @@ def draw(seed, base, ratio, lead_in_s, judged_s):
         onset_s = start_s + dice.randint(6, latest_s)
         bursts.append(Burst(onset_s, onset_s + climb_s, onset_s + climb_s + plateau_s))
     return Load(seed, base, ratio, lead_in_s, judged_s, tuple(bursts))
+
+
+def steady(seed, rate, lead_in_s, judged_s):
+    """A load without a burst."""
+    return Load(seed, rate, 1.0, lead_in_s, judged_s, ())

@@ -149,13 +149,13 @@ def verdict(found):
     lowest = min(peers, key=lambda result: result.over_share.value)
     is_lowest = best.over_share.value <= lowest.over_share.value
     is_apart = best.over_share.high < rival.over_share.low
+    whose = "its own" if is_lowest else f"that of `{lowest.name}`, {lowest.over_share.value:.1f} %"
+    contact = "touch" if best.over_share.touches(rival.over_share) else "do not touch"
     return (f"Petrel's best player is `{best.name}`: {best.over_share.text(1)} % of the intervals over the objective at "
-            f"{best.executor_seconds.value:.0f} executor-seconds a burst. Among the players with at most {COST_RATIO} times its "
-            f"executor-seconds ({', '.join(result.name for result in peers)}) the lowest share is "
-            f"{'its own' if is_lowest else f'that of `{lowest.name}`, {lowest.over_share.value:.1f} %'}. Its interval and that of "
-            f"Spark's dynamic allocation ({rival.over_share.text(1)} % at {rival.executor_seconds.value:.0f} executor-seconds) "
-            f"{'touch' if best.over_share.touches(rival.over_share) else 'do not touch'}. "
-            f"The bar is {'met' if is_lowest and is_apart else 'not met'}.")
+            f"{best.executor_seconds.value:.0f} executor-seconds a burst. Among the players with at most {COST_RATIO} times "
+            f"its executor-seconds ({', '.join(result.name for result in peers)}) the lowest share is {whose}. Its interval "
+            f"and that of Spark's dynamic allocation ({rival.over_share.text(1)} % at {rival.executor_seconds.value:.0f} "
+            f"executor-seconds) {contact}. The bar is {'met' if is_lowest and is_apart else 'not met'}.")
 
 
 def plot_game_of_seed(intervals, seed, objective_ms, path):
@@ -163,7 +163,7 @@ def plot_game_of_seed(intervals, seed, objective_ms, path):
     names = [name for name in PLAYERS if any(row["player"] == name and row["seed"] == seed for row in intervals)]
     figure, panes = pyplot.subplots(len(names), 1, figsize=(9, 1.7 * len(names) + 0.6), sharex=True, squeeze=False)
     for pane, name in zip(panes[:, 0], names):
-        mine = sorted((row for row in intervals if row["player"] == name and row["seed"] == seed), key=lambda row: row["second"])
+        mine = [row for row in intervals if row["player"] == name and row["seed"] == seed]
         seconds = [row["second"] for row in mine]
         pane.step(seconds, [row["p95_ms"] / 1e3 for row in mine], where="post", color="tab:red", label="p95, s")
         pane.axhline(objective_ms / 1e3, color="tab:red", linestyle=":", linewidth=1)
@@ -171,7 +171,8 @@ def plot_game_of_seed(intervals, seed, objective_ms, path):
         pane.set_title(PLAYERS[name].label, fontsize=9, loc="left")
         right = pane.twinx()
         right.step(seconds, [row["executors_running"] for row in mine], where="post", color="tab:blue", label="running")
-        right.step(seconds, [row["executors_held"] for row in mine], where="post", color="tab:blue", linestyle=":", label="held")
+        right.step(seconds, [row["executors_held"] for row in mine], where="post", color="tab:blue", linestyle=":",
+                   label="held")
         top = max(row["rate"] for row in mine)
         most = max(row["executors_held"] for row in mine)
         right.fill_between(seconds, [most * row["rate"] / top for row in mine], step="post", color="0.85", zorder=0,
@@ -180,7 +181,7 @@ def plot_game_of_seed(intervals, seed, objective_ms, path):
     panes[0, 0].figure.supylabel("p95 of the records born in an interval, s (red)", fontsize=9)
     right.legend(fontsize=7, loc="upper right")
     panes[-1, 0].set_xlabel("second of the trace")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cost_against_violations(found, path):
@@ -195,10 +196,10 @@ def plot_cost_against_violations(found, path):
     pane.set_xlim(left=0)
     pane.set_ylim(bottom=-2)
     pane.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path):
+def save(figure, path):
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)

@@ -152,7 +152,8 @@ def parse():
     defaults = Settings()
     for field in dataclasses.fields(Settings):
         flag, default = "--" + field.name.replace("_", "-"), getattr(defaults, field.name)
-        parser.add_argument(flag, type=type(default), default=default, metavar=type(default).__name__.upper(), help=f"[{default}]")
+        kind = type(default)
+        parser.add_argument(flag, type=kind, default=default, metavar=kind.__name__.upper(), help=f"[{default}]")
     return parser.parse_args()
 
 
@@ -162,7 +163,8 @@ def main():
     try:
         chosen = players.named(options.players.split(","))
         settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
-        loads = [flash_crowds.draw(seed, settings.base, settings.ratio, settings.lead_in_s, settings.judged_s) for seed in options.seeds]
+        loads = [flash_crowds.draw(seed, settings.base, settings.ratio, settings.lead_in_s, settings.judged_s)
+                 for seed in options.seeds]
     except ValueError as error:
         sys.exit(f"error: {error}")
     out = options.out

@@ -71,6 +71,7 @@ def _added(entry):
 
 def read(sink):
     """Reads every committed record of `sink`."""
+    identity = pa.schema([("device_id", pa.string()), ("seq", pa.int64())])
     events, latencies, identities = [], [], []
     batches = committed_batches(sink)
     for batch in batches:
@@ -79,7 +80,7 @@ def read(sink):
             event_ms = _milliseconds(table["event_time"])
             events.append(event_ms)
             latencies.append(batch.committed_ms - event_ms)
-            identities.append(table.select(["device_id", "seq"]).cast(pa.schema([("device_id", pa.string()), ("seq", pa.int64())])))
+            identities.append(table.select(identity.names).cast(identity))
     if not events:
         return Records(np.empty(0), np.empty(0), 0, 0, len(batches))
     distinct, gaps = _identities(pa.concat_tables(identities))

@@ -18,12 +18,16 @@ import time
 from kafka import KafkaAdminClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "spark"), str(ROOT / "bench")]
+# At the end: a script in bench has the name of a standard module.
+sys.path += [str(ROOT / "spark"), str(ROOT / "bench")]
 
-import common  # noqa: E402 (found by the line above, as the next one)
-from testbed import Controller, Kafka, Plugin, Process, SparkCluster, SparkJob, TestbedError, free_port, wait_until  # noqa: E402
+from common import machine  # noqa: E402 (found by the line above, as the next ones)
+from testbed import Controller, Kafka, Plugin, Process, SparkCluster, SparkJob, TestbedError  # noqa: E402
+from testbed import free_port, wait_until  # noqa: E402
 from testbed.controller import petrel_binary  # noqa: E402
 from testbed.processes import accepts  # noqa: E402
+
+__all__ = ["Settings", "SparkCluster", "Stage", "TestbedError", "end_on_terminate", "machine", "wait_until"]
 
 DOMAIN = "smart-city"
 JOB = "spark-live"
@@ -132,7 +136,17 @@ class Gateways:
         wait_until(forwarded, 60.0, "the gateways to forward everything")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A job that runs, and how long it took to come up."""
+
+    controller: Controller | None
+    job: SparkJob
+    gateways: Gateways
+    setup_s: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Played:
     """What a game left: files to read, and what only those who were there know."""
 
@@ -183,51 +197,61 @@ class Stage:
         controller.process.command += ["--mqtt", self.mosquitto.url]
         return controller
 
-    def job(self, directory, controller, initial, **changes):
-        """The job of the game, with the plugin reporting to `controller` (`None`: without the plugin)."""
+    def job(self, directory, controller, executors, least=1, logging=""):
+        """The job of the game, with the plugin reporting to `controller` (`None`: without the plugin).
+
+        It begins with `executors`; `logging` is added to the settings of its log.
+        """
         settings = self.settings
         arguments = ["--trigger", settings.trigger, "--queries", settings.queries, "--max-offsets", str(settings.max_offsets),
-                     "--starting-offsets", "earliest"]
-        return SparkJob(self.cluster, directory / "job", self.kafka.brokers, DOMAIN, name=JOB,
-                        executors=(initial, 1, settings.most_executors),
-                        plugin=None if controller is None else Plugin(controller.url), arguments=arguments,
-                        executor_memory=settings.executor_memory, **changes)
+                     "--no-metadata"]
+        job = SparkJob(self.cluster, directory / "job", self.kafka.brokers, DOMAIN, name=JOB,
+                       executors=(executors, least, settings.most_executors),
+                       plugin=None if controller is None else Plugin(controller.url), arguments=arguments,
+                       executor_memory=settings.executor_memory)
+        with open(job.directory / "log4j2.properties", "a", encoding="utf-8") as settings_of_log:
+            settings_of_log.write(logging)
+        return job
+
+    @contextlib.contextmanager
+    def running(self, directory, tag, jobs_file, executors, **changes):
+        """A job that has begun, with its gateways; without the plugin and a controller when `jobs_file` is `None`."""
+        began = time.monotonic()
+        self.fresh_topics()
+        with contextlib.ExitStack() as opened:
+            controller = None
+            if jobs_file is not None:
+                controller = opened.enter_context(self.controller(directory, jobs_file))
+            job = opened.enter_context(self.job(directory, controller, executors, **changes))
+            # A gateway's name is known to Kafka for longer than a game lasts.
+            gateways = opened.enter_context(Gateways(directory, f"{tag}-{time.time_ns()}", self.settings.gateways,
+                                                     self.kafka.url, self.mosquitto.url))
+            wait_until(lambda: has_begun(job) and has_executors(controller, executors), START_S, "the job and its executors")
+            yield Running(controller, job, gateways, time.monotonic() - began)
+        wait_until(lambda: not self.cluster.executors(), 60.0, "the end of all executors")
 
     def play(self, directory, player, load):
         """Plays one game to its end."""
-        settings = self.settings
-        most = settings.most_executors
-        directory.mkdir(parents=True)
-        load.write(directory / "trace.csv")
-        began = time.monotonic()
-        self.fresh_topics()
-        jobs_file = player.jobs_file(JOB, most, settings.for_controller())
-        with contextlib.ExitStack() as opened:
-            controller = opened.enter_context(self.controller(directory, jobs_file))
-            job = opened.enter_context(self.job(directory, controller, player.initial_executors(most)))
-            tag = f"{player.name}-{load.seed}-{int(time.time())}"
-            gateways = opened.enter_context(Gateways(directory, tag, settings.gateways, self.kafka.url, self.mosquitto.url))
-            wait_until(lambda: is_ready(controller, job, player.initial_executors(most)), START_S, "the job's executors")
-            setup_s = time.monotonic() - began
-            fleet = self.send(directory, gateways, job, load)
-            gateways.wait_until_forwarded(fleet["acknowledged"])
+        most = self.settings.most_executors
+        jobs_file = player.jobs_file(JOB, most, self.settings.for_controller())
+        with self.running(directory, f"{player.name}-{load.seed}", jobs_file, player.initial_executors(most)) as running:
+            fleet = self.send(directory, running, load)
             drain_began = time.monotonic()
-            job.drain(DRAIN_S)
+            running.job.drain(DRAIN_S)
             drain_s = time.monotonic() - drain_began
-            recording = controller.data / "record" / f"{JOB}.jsonl"
-        wait_until(lambda: not self.cluster.executors(), 60.0, "the end of all executors")
-        return Played(job.sink, recording, fleet, setup_s, drain_s)
+        recording = running.controller.data / "record" / f"{JOB}.jsonl"
+        return Played(running.job.sink, recording, fleet, running.setup_s, drain_s)
 
-    def send(self, directory, gateways, job, load):
-        """Has the devices send the whole load to a job that lives; their last status."""
-        settings = self.settings
-        fleet = Process("fleet", [petrel_binary(), "fleet", "--gateways", gateways.addresses, "--data-dir", directory / "fleet",
-                                  "--trace", directory / "trace.csv", "--seed", str(load.seed), "--devices",
-                                  str(settings.devices), "--domains", DOMAIN, "--duration", str(load.total_s)],
-                        directory / "fleet.log")
+    def send(self, directory, running, load):
+        """Has the devices send the whole load, and the gateways forward it; the last status of the devices."""
+        load.write(directory / "trace.csv")
+        fleet = Process("fleet", [petrel_binary(), "fleet", "--gateways", running.gateways.addresses, "--data-dir",
+                                  directory / "fleet", "--trace", directory / "trace.csv", "--seed", str(load.seed),
+                                  "--devices", str(self.settings.devices), "--domains", DOMAIN, "--duration",
+                                  str(load.total_s)], directory / "fleet.log")
 
         def has_ended():
-            job.check_alive()
+            running.job.check_alive()
             return fleet.exit_status() is not None
 
         fleet.start()
@@ -237,13 +261,20 @@ class Stage:
             fleet.stop()
         if fleet.exit_status() != 0:
             raise TestbedError(f"the fleet ended with status {fleet.exit_status()}\n{fleet.tail()}")
-        return last_status(fleet)
+        status = last_status(fleet)
+        running.gateways.wait_until_forwarded(status["acknowledged"])
+        return status
 
 
-def is_ready(controller, job, executors):
-    """Does the job have its first executors?"""
+def has_begun(job):
+    """Has the query that is judged started? Its checkpoint then says who it is."""
     job.check_alive()
-    return controller.knows(JOB) and controller.job(JOB)["executors_running"] >= executors
+    return (job.checkpoint / QUERY / "metadata").is_file()
+
+
+def has_executors(controller, executors):
+    """Does the job have its first executors? Without a controller the load tells."""
+    return controller is None or (controller.knows(JOB) and controller.job(JOB)["executors_running"] >= executors)
 
 
 def end_on_terminate():
@@ -251,7 +282,3 @@ def end_on_terminate():
     def interrupt(*_):
         raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, interrupt)
-
-
-def machine():
-    return common.machine()

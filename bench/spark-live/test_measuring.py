@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import load
+import overhead
 import players
 import recording
 import report
@@ -97,6 +98,7 @@ def test_a_load_is_seeded_and_has_a_whole_burst_in_each_half():
     assert load.draw(1, 100.0, 4.0, 30, 150) != load.draw(2, 100.0, 4.0, 30, 150)
     with pytest.raises(ValueError, match="at least"):
         load.draw(1, 100.0, 4.0, 30, 60)
+    assert load.steady(1, 100.0, 30, 60).rate(50) == 100.0
 
 
 def test_intervals_of_estimates_hold_the_value_and_widen_with_spread():
@@ -136,6 +138,15 @@ def test_the_table_has_a_row_for_each_player_with_the_paired_difference():
     lines = report.table(report.results(bursts, games), bursts).splitlines()
     assert len(lines) == 4
     assert "-40.0 [-40.0, -40.0]" in lines[3] and "| 200 | 0 | 0 |" in lines[3], lines[3]
+
+
+def test_batch_times_come_from_sparks_own_log_and_empty_batches_do_not_count():
+    def progress(records, trigger_ms):
+        return json.dumps({"numInputRows": records, "durationMs": {"triggerExecution": trigger_ms}}, indent=2)
+
+    log = "".join(f"20:00:00 INFO MicroBatchExecution: Streaming query made progress: {one}\n20:00:01 WARN x: y\n"
+                  for one in (progress(5, 300), progress(0, 20), progress(7, 310)))
+    assert overhead.batch_times_ms(log) == [300, 310]
 
 
 def test_a_jobs_file_says_what_the_player_is():

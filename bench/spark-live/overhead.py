@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""What does the plugin cost? The same job at a steady rate with and without it, in turns (ABAB..).
+
+Batch times are those that Spark itself logs (`triggerExecution` of each batch with records), so both sides are measured
+alike. With the plugin the controller keeps the number of executors (policy `fixed`), so that both sides also run on the same.
+The plugin's own account of its heartbeats is read from the driver's log.
+
+usage: $(spark/fetch.sh 3.5.7)/bin/python bench/spark-live/overhead.py --out DIR [--rounds 4] [--seconds 90]
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import tempfile
+
+import numpy as np
+
+import load as flash_crowds
+import players
+import report
+from stage import JOB, Settings, Stage, TestbedError, end_on_terminate, machine
+
+ARMS = {"without": None, "with": players.PLAYERS["fixed-large"]}
+PROGRESS = "Streaming query made progress: "
+# Spark tells of each batch only at this level.
+PROGRESS_LOGGER = """
+logger.progress.name = org.apache.spark.sql.execution.streaming.MicroBatchExecution
+logger.progress.level = info
+logger.progress4.name = org.apache.spark.sql.execution.streaming.runtime.MicroBatchExecution
+logger.progress4.level = info
+"""
+HEARTBEATS = re.compile(r"heartbeats?: (?P<count>\d+).*?mean (?P<mean>[\d.]+) ms.*?max(?:imum)? (?P<max>[\d.]+) ms")
+
+
+def batch_times_ms(log):
+    """`triggerExecution` of every batch with records in a driver's log, in order."""
+    decoder = json.JSONDecoder()
+    times = []
+    for start in re.finditer(re.escape(PROGRESS), log):
+        progress, _ = decoder.raw_decode(log, start.end())
+        if progress["numInputRows"] > 0:
+            times.append(progress["durationMs"]["triggerExecution"])
+    return times
+
+
+def measure(stage, directory, arm, load):
+    """Batch times of one turn behind its lead-in, and what the plugin says of its heartbeats."""
+    settings, player = stage.settings, ARMS[arm]
+    most = settings.most_executors
+    jobs_file = None if player is None else player.jobs_file(JOB, most, settings.for_controller())
+    directory.mkdir(parents=True)
+    with stage.running(directory, f"overhead-{arm}", jobs_file, most, least=most, logging=PROGRESS_LOGGER) as running:
+        stage.send(directory, running, load)
+        running.job.drain(120.0)
+        log = running.job.process.output()
+    times = batch_times_ms(log)
+    # The lead-in is a share of the load, and so of the batches: the job warms up there.
+    warm = times[len(times) * load.lead_in_s // load.total_s:]
+    return warm, [(float(found["mean"]), float(found["max"])) for found in HEARTBEATS.finditer(log)]
+
+
+def text(rows, batches):
+    """What the turns say: the difference of the mean batch time round by round, and of all batches together."""
+    by_round = {}
+    for row in rows:
+        by_round.setdefault(row["round"], {})[row["arm"]] = row["mean_ms"]
+    differences = [100 * (both["with"] / both["without"] - 1) for both in by_round.values() if len(both) == 2]
+    without, with_plugin = (np.array([row["batch_ms"] for row in batches if row["arm"] == arm], float) for arm in ARMS)
+    dice = np.random.default_rng(7)
+    draws = [100 * (np.median(dice.choice(with_plugin, len(with_plugin))) / np.median(dice.choice(without, len(without))) - 1)
+             for _ in range(2_000)]
+    low, high = np.quantile(draws, (0.025, 0.975))
+    lines = [
+        f"- batches: {len(without)} without, {len(with_plugin)} with the plugin",
+        f"- median batch time: {np.median(without):.0f} ms without, {np.median(with_plugin):.0f} ms with; difference "
+        f"{100 * (np.median(with_plugin) / np.median(without) - 1):.1f} % [{low:.1f}, {high:.1f}]",
+        f"- mean batch time, round by round: {report.estimate(differences).text(1)} %",
+    ]
+    beats = [row for row in rows if row["heartbeat_max_ms"]]
+    if beats:
+        mean_ms = sum(row["heartbeat_mean_ms"] for row in beats) / len(beats)
+        highest_ms = max(row["heartbeat_max_ms"] for row in beats)
+        lines.append(f"- a heartbeat: {mean_ms:.2f} ms of driver time on average, at most {highest_ms:.1f} ms")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="directory of overhead.csv, batches.csv, overhead.md")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each side [%(default)s]")
+    parser.add_argument("--seconds", type=int, default=120, help="of a turn, behind 30 s of warming up [%(default)s]")
+    parser.add_argument("--rate", type=float, default=2_000.0, help="records/s [%(default)s]")
+    parser.add_argument("--executors", type=int, default=2, help="[%(default)s]")
+    parser.add_argument("--executor-cpu", type=float, default=0.25, help="cores of an executor [%(default)s]")
+    parser.add_argument("--spark", default="3.5.7", help="[%(default)s]")
+    options = parser.parse_args()
+    end_on_terminate()
+    options.out.mkdir(parents=True, exist_ok=True)
+    paths = {name: options.out / f"{name}.csv" for name in ("overhead", "batches")}
+    for path in paths.values():
+        path.unlink(missing_ok=True)
+    settings = dataclasses.replace(Settings(), spark=options.spark, most_executors=options.executors, base=options.rate,
+                                   executor_cpu=options.executor_cpu, trigger="1 second")
+    print(json.dumps({"machine": machine(), **dataclasses.asdict(settings)}), flush=True)
+    with tempfile.TemporaryDirectory(prefix="petrel-overhead-") as folder, Stage(pathlib.Path(folder), settings) as stage:
+        for turn in range(1, options.rounds + 1):
+            for arm in ARMS:
+                load = flash_crowds.steady(turn, options.rate, 30, options.seconds)
+                try:
+                    times, heartbeats = measure(stage, pathlib.Path(folder) / f"{turn}-{arm}", arm, load)
+                except TestbedError as error:
+                    sys.exit(f"error: round {turn}, {arm}: {error}")
+                row = {"round": turn, "arm": arm, "batches": len(times), "mean_ms": round(float(np.mean(times)), 2),
+                       "median_ms": float(np.median(times)),
+                       "heartbeat_mean_ms": round(float(np.mean([mean for mean, _ in heartbeats])), 3) if heartbeats else "",
+                       "heartbeat_max_ms": max((highest for _, highest in heartbeats), default="")}
+                report.append(paths["overhead"], [row])
+                report.append(paths["batches"], [{"round": turn, "arm": arm, "batch_ms": time_ms} for time_ms in times])
+                print(json.dumps(row), flush=True)
+    found = text(report.rows(paths["overhead"]), report.rows(paths["batches"]))
+    (options.out / "overhead.md").write_text(found + "\n", encoding="utf-8")
+    print(found)
+
+
+if __name__ == "__main__":
+    main()
