@@ -49,6 +49,8 @@ class Settings:
     objective_ms: float = 10_000.0
     executor_cpu: float = 0.25
     executor_memory: str = "512m"
+    # Beyond what Spark itself gives its JVMs: nothing, as most users leave it.
+    java_options: str = ""
     most_executors: int = 5
     trigger: str = "2 seconds"
     queries: str = QUERY
@@ -208,7 +210,7 @@ class Stage:
         job = SparkJob(self.cluster, directory / "job", self.kafka.brokers, DOMAIN, name=JOB,
                        executors=(executors, least, settings.most_executors),
                        plugin=None if controller is None else Plugin(controller.url), arguments=arguments,
-                       executor_memory=settings.executor_memory)
+                       executor_memory=settings.executor_memory, java_options=settings.java_options)
         with open(job.directory / "log4j2.properties", "a", encoding="utf-8") as settings_of_log:
             settings_of_log.write(logging)
         return job
