@@ -7,9 +7,30 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const DECISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("decisions");
+/// What the operator has set, by name.
+const OPERATOR: TableDefinition<'_, &str, u32> = TableDefinition::new("operator");
+const PIN: &str = "executors";
 
 /// Rows kept; the oldest go first. At one decision every five seconds this is two months.
 const ROWS_KEPT: u64 = 1_000_000;
+
+/// What one look at a job adds to its log, all or nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    /// What came of earlier decisions, by number.
+    pub(crate) effects: Vec<(u64, String)>,
+    /// A new decision.
+    pub(crate) decision: Option<LoggedDecision>,
+    /// What the operator has pinned, if that changed.
+    pub(crate) pin: Option<Option<u32>>,
+}
+
+impl Changes {
+    /// True when there is nothing to write.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.effects.is_empty() && self.decision.is_none() && self.pin.is_none()
+    }
+}
 
 /// One row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +75,7 @@ impl DecisionLog {
         std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
         let database = Database::create(&path).map_err(|error| refuse(error.to_string()))?;
         let log = Self { database, path };
-        log.write(|_| Ok(()))?;
+        log.make_tables()?;
         Ok(log)
     }
 
@@ -77,8 +98,8 @@ impl DecisionLog {
             })
         })?;
         let log = Self { database, path };
-        // A job that was killed before its first decision has left a file without the table.
-        log.write(|_| Ok(()))?;
+        // A job that was killed before its first decision has left a file without tables.
+        log.make_tables()?;
         Ok(log)
     }
 
@@ -87,14 +108,7 @@ impl DecisionLog {
     /// # Errors
     /// [`ControlError::DecisionLog`] when the disk fails.
     pub fn append(&self, decision: &LoggedDecision) -> Result<(), ControlError> {
-        let row = self.encode(decision)?;
-        self.write(|table| {
-            table.insert(decision.id, row.as_slice())?;
-            if table.len()? > ROWS_KEPT {
-                table.pop_first()?;
-            }
-            Ok(())
-        })
+        self.write(|transaction| append(&mut transaction.open_table(DECISIONS)?, decision))
     }
 
     /// Writes what came of decision `id`; nothing happens if its row is gone.
@@ -102,13 +116,39 @@ impl DecisionLog {
     /// # Errors
     /// [`ControlError::DecisionLog`] when the disk fails.
     pub fn set_effect(&self, id: u64, effect: &str) -> Result<(), ControlError> {
-        let Some(mut decision) = self.get(id)? else { return Ok(()) };
-        decision.effect = effect.to_string();
-        let row = self.encode(&decision)?;
-        self.write(|table| {
-            table.insert(id, row.as_slice())?;
+        self.write(|transaction| set_effect(&mut transaction.open_table(DECISIONS)?, id, effect))
+    }
+
+    /// Writes all of `changes` in one durable transaction.
+    pub(crate) fn apply(&self, changes: &Changes) -> Result<(), ControlError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            let mut decisions = transaction.open_table(DECISIONS)?;
+            for (id, effect) in &changes.effects {
+                set_effect(&mut decisions, *id, effect)?;
+            }
+            if let Some(decision) = &changes.decision {
+                append(&mut decisions, decision)?;
+            }
+            let mut operator = transaction.open_table(OPERATOR)?;
+            match changes.pin {
+                Some(Some(executors)) => drop(operator.insert(PIN, executors)?),
+                Some(None) => drop(operator.remove(PIN)?),
+                None => {}
+            }
             Ok(())
         })
+    }
+
+    /// Executors that the operator has pinned.
+    pub(crate) fn pin(&self) -> Result<Option<u32>, ControlError> {
+        let look = || -> Result<Option<u32>, Failure> {
+            let transaction = self.database.begin_read()?;
+            Ok(transaction.open_table(OPERATOR)?.get(PIN)?.map(|executors| executors.value()))
+        };
+        look().map_err(|failure| self.failed(failure))
     }
 
     /// One decision.
@@ -116,7 +156,7 @@ impl DecisionLog {
     /// # Errors
     /// [`ControlError::DecisionLog`] when the file cannot be read.
     pub fn get(&self, id: u64) -> Result<Option<LoggedDecision>, ControlError> {
-        self.read(|table| table.get(id)?.map(|row| self.decode(row.value())).transpose())
+        self.read(|table| table.get(id)?.map(|row| decode(row.value())).transpose())
     }
 
     /// The newest decision.
@@ -124,7 +164,7 @@ impl DecisionLog {
     /// # Errors
     /// [`ControlError::DecisionLog`] when the file cannot be read.
     pub fn last(&self) -> Result<Option<LoggedDecision>, ControlError> {
-        self.read(|table| table.last()?.map(|(_, row)| self.decode(row.value())).transpose())
+        self.read(|table| table.last()?.map(|(_, row)| decode(row.value())).transpose())
     }
 
     /// Decisions with numbers from `first` on, at most `limit`.
@@ -135,35 +175,33 @@ impl DecisionLog {
         self.read(|table| {
             let mut decisions = Vec::new();
             for row in table.range(first..)?.take(limit) {
-                decisions.push(self.decode(row?.1.value())?);
+                decisions.push(decode(row?.1.value())?);
             }
             Ok(decisions)
         })
     }
 
-    fn encode(&self, decision: &LoggedDecision) -> Result<Vec<u8>, ControlError> {
-        serde_json::to_vec(decision).map_err(|error| self.failed(error))
+    fn failed(&self, failure: Failure) -> ControlError {
+        ControlError::DecisionLog { path: self.path.display().to_string(), detail: failure.0 }
     }
 
-    fn decode(&self, row: &[u8]) -> Result<LoggedDecision, Failure> {
-        serde_json::from_slice(row).map_err(|error| Failure(error.to_string()))
-    }
-
-    fn failed(&self, detail: impl ToString) -> ControlError {
-        ControlError::DecisionLog { path: self.path.display().to_string(), detail: detail.to_string() }
-    }
-
-    fn write(
-        &self,
-        change: impl FnOnce(&mut redb::Table<'_, u64, &'static [u8]>) -> Result<(), Failure>,
-    ) -> Result<(), ControlError> {
+    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure>) -> Result<(), ControlError> {
         let outcome = || -> Result<(), Failure> {
             let transaction = self.database.begin_write()?;
-            change(&mut transaction.open_table(DECISIONS)?)?;
+            change(&transaction)?;
             transaction.commit()?;
             Ok(())
         };
-        outcome().map_err(|failure| self.failed(failure.0))
+        outcome().map_err(|failure| self.failed(failure))
+    }
+
+    /// Makes the tables that are not there.
+    fn make_tables(&self) -> Result<(), ControlError> {
+        self.write(|transaction| {
+            transaction.open_table(DECISIONS)?;
+            transaction.open_table(OPERATOR)?;
+            Ok(())
+        })
     }
 
     fn read<T>(
@@ -171,12 +209,43 @@ impl DecisionLog {
         look: impl FnOnce(&redb::ReadOnlyTable<u64, &'static [u8]>) -> Result<T, Failure>,
     ) -> Result<T, ControlError> {
         let outcome = || -> Result<T, Failure> { look(&self.database.begin_read()?.open_table(DECISIONS)?) };
-        outcome().map_err(|failure| self.failed(failure.0))
+        outcome().map_err(|failure| self.failed(failure))
     }
 }
 
+fn append(table: &mut redb::Table<'_, u64, &'static [u8]>, decision: &LoggedDecision) -> Result<(), Failure> {
+    table.insert(decision.id, encode(decision)?.as_slice())?;
+    if table.len()? > ROWS_KEPT {
+        table.pop_first()?;
+    }
+    Ok(())
+}
+
+fn set_effect(table: &mut redb::Table<'_, u64, &'static [u8]>, id: u64, effect: &str) -> Result<(), Failure> {
+    let Some(row) = table.get(id)?.map(|row| with_effect(row.value(), effect)).transpose()? else { return Ok(()) };
+    table.insert(id, row.as_slice())?;
+    Ok(())
+}
+
+/// The bytes of a row.
+pub(crate) fn encode(decision: &LoggedDecision) -> Result<Vec<u8>, Failure> {
+    serde_json::to_vec(decision).map_err(|error| Failure(error.to_string()))
+}
+
+/// The row of `bytes`.
+pub(crate) fn decode(bytes: &[u8]) -> Result<LoggedDecision, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| Failure(error.to_string()))
+}
+
+/// The row of `bytes` with another effect.
+pub(crate) fn with_effect(bytes: &[u8], effect: &str) -> Result<Vec<u8>, Failure> {
+    let mut decision = decode(bytes)?;
+    decision.effect = effect.to_string();
+    encode(&decision)
+}
+
 /// What the store said; it gets its path on the way out.
-struct Failure(String);
+pub(crate) struct Failure(pub(crate) String);
 
 impl<E: Into<redb::Error>> From<E> for Failure {
     fn from(error: E) -> Self {

@@ -17,6 +17,14 @@ pub enum ControlError {
         /// What the store said.
         detail: String,
     },
+    /// There is no place for recordings.
+    #[error("recording {path}: {detail}")]
+    Recording {
+        /// Directory.
+        path: String,
+        /// What the system said.
+        detail: String,
+    },
 }
 
 /// Why a heartbeat is refused; the message tells the engine's operator what to mend.
@@ -65,4 +73,75 @@ pub enum HeartbeatError {
         /// Limit.
         limit: usize,
     },
+    /// A value that no engine that is right would send.
+    #[error(transparent)]
+    Invalid(#[from] InvalidValue),
+    /// A job that the controller does not steer.
+    #[error("job: got `{job}`, expected a job that the controller's jobs file names")]
+    UnknownJob {
+        /// Name that came.
+        job: String,
+    },
+    /// Not the job's token.
+    #[error("token: the one that came is not that of the job `{job}`; expected `Authorization: Bearer TOKEN`")]
+    WrongToken {
+        /// Name of the job.
+        job: String,
+    },
+    /// More jobs than the controller may steer.
+    #[error("job: got `{job}`, this controller has the {limit} jobs that it may have")]
+    TooManyJobs {
+        /// Name that came.
+        job: String,
+        /// Most jobs.
+        limit: usize,
+    },
+}
+
+impl HeartbeatError {
+    /// Status of the HTTP reply.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::WrongToken { .. } => 401,
+            Self::UnknownJob { .. } => 404,
+            Self::OldAttempt { .. } => 409,
+            Self::TooManyJobs { .. } => 503,
+            Self::Version { .. } | Self::Job { .. } | Self::Clock { .. } | Self::TooMany { .. } | Self::Invalid(_) => {
+                400
+            }
+        }
+    }
+}
+
+/// Why a pin is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// A job that the controller does not know.
+    #[error("job: got `{job}`, expected the name of a job that the controller steers")]
+    UnknownJob {
+        /// Name that came.
+        job: String,
+    },
+    /// Not the job's token.
+    #[error("token: the one that came is not that of the job `{job}`; expected `Authorization: Bearer TOKEN`")]
+    WrongToken {
+        /// Name of the job.
+        job: String,
+    },
+    /// A number outside the bounds, or a log that fails.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+}
+
+impl PinError {
+    /// Status of the HTTP reply.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::WrongToken { .. } => 401,
+            Self::UnknownJob { .. } => 404,
+            Self::Control(ControlError::Invalid(_)) => 400,
+            Self::Control(_) => 500,
+        }
+    }
 }

@@ -52,10 +52,11 @@ fn is_next_of_same_run(row: &LoggedDecision, next: &LoggedDecision) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Bounds, Capacity, Interval, observe};
+    use crate::observe::{Bounds, observe};
+    use crate::progress::Progress;
+    use crate::signals::Totals;
     use petrel_core::protocol::PROTOCOL_VERSION;
     use petrel_core::{Action, Codec, DesiredState, Limits, Prices, Slo, Tier, Weights};
-    use std::collections::BTreeMap;
 
     const STARTED_MS: i64 = 1_790_000_000_000;
 
@@ -83,12 +84,13 @@ mod tests {
                 codec: Codec::default(),
                 advice_only: false,
             },
+            executors_missing: 0,
             interval_s: 5.0,
         };
         let now_ms = started_ms + at_ms;
-        let capacity = Capacity::prior(1_000.0);
+        let progress = Progress::new(1_000.0, started_ms);
         let busy = (started_ms, now_ms);
-        let mut observation = observe(None, &BTreeMap::new(), &Interval::default(), &capacity, busy, &bounds, now_ms);
+        let mut observation = observe(None, &Totals::NONE, &progress, busy, &bounds, now_ms);
         observation.processed_rate = 100.0;
         observation.latency_p95_ms = 1_000.0 + id as f64;
         observation.cost_usd_per_hour = 0.36 * executors;

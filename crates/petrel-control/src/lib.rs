@@ -22,15 +22,29 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod asked;
+mod check;
 mod controller;
 mod decision_log;
 mod effect;
 mod error;
 mod followed;
+mod job;
+mod jobs;
+mod jobs_file;
+mod jobs_log;
 mod observe;
+mod progress;
+mod record;
+mod settings;
+mod signals;
+mod summary;
 
-pub use controller::{ControlSettings, Controller, FleetFigures, IntervalCount, LatencySummary, RunSummary};
+pub use controller::Controller;
 pub use decision_log::{DecisionLog, LoggedDecision};
-pub use effect::PendingEffect;
-pub use error::{ControlError, HeartbeatError};
+pub use error::{ControlError, HeartbeatError, PinError};
 pub use followed::{FollowedDecision, followed};
+pub use jobs::{Jobs, JobsSettings};
+pub use jobs_file::JobsFile;
+pub use settings::ControlSettings;
+pub use summary::{FleetFigures, IntervalCount, LatencySummary, RunSummary};

@@ -1,0 +1,245 @@
+//! What have the queries of a job committed, and what can an executor do? Folded from batch reports; pure.
+
+use petrel_core::protocol::{BatchReport, Heartbeat};
+
+/// Queries whose figures are kept.
+pub(crate) const MAX_QUERIES: usize = 64;
+/// Weight of a new measurement of capacity and overhead.
+const EWMA_WEIGHT: f64 = 0.2;
+/// Batches smaller than this say nothing about capacity: their fixed costs dominate.
+const MIN_RECORDS_FOR_CAPACITY: u64 = 500;
+/// Fixed part of a batch that is assumed until the first one tells, milliseconds.
+const OVERHEAD_PRIOR_MS: f64 = 50.0;
+
+/// Counts over the batches of one query.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    records: u64,
+    repeats: u64,
+    dead_letter: u64,
+    alerts: u64,
+    input_bytes: u64,
+    shuffle_bytes: u64,
+    batches: u64,
+    batch_ms: f64,
+}
+
+impl Sums {
+    fn add(&mut self, batch: &BatchReport) {
+        self.records = self.records.saturating_add(batch.records);
+        self.repeats = self.repeats.saturating_add(batch.duplicates);
+        self.dead_letter = self.dead_letter.saturating_add(batch.dead_letter);
+        self.alerts = self.alerts.saturating_add(batch.alerts);
+        self.input_bytes = self.input_bytes.saturating_add(batch.input_bytes);
+        self.shuffle_bytes = self.shuffle_bytes.saturating_add(batch.shuffle_bytes);
+        self.batches += 1;
+        self.batch_ms += if batch.duration_ms.is_finite() { batch.duration_ms.clamp(0.0, 1e9) } else { 0.0 };
+    }
+}
+
+/// One query.
+#[derive(Debug, Clone)]
+struct Query {
+    name: String,
+    last_committed_ms: i64,
+    interval: Sums,
+    run: Sums,
+    /// Records/s of an executor that does nothing else, once measured.
+    records_per_s: Option<f64>,
+    /// Most records of a batch that was measured.
+    largest_batch: u64,
+    overhead_ms: f64,
+}
+
+/// What an executor brings to a batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ExecutorSize {
+    /// CPU limit in cores.
+    pub(crate) cpu: f64,
+    /// Tasks that it takes at once.
+    pub(crate) slots: f64,
+}
+
+impl ExecutorSize {
+    /// The size that a heartbeat tells; executors that do not say how many tasks they take at once take one.
+    pub(crate) fn of(heartbeat: &Heartbeat) -> Self {
+        let known = heartbeat.executors.iter().map(|executor| executor.slots).filter(|slots| *slots > 0);
+        let (count, sum) = known.fold((0_u32, 0.0), |(count, sum), slots| (count + 1, sum + f64::from(slots)));
+        let slots = if count > 0 { sum / f64::from(count) } else { 1.0 };
+        Self { cpu: heartbeat.executor_cpu.unwrap_or(1.0), slots }
+    }
+}
+
+/// Everything that the queries of a job have committed. Every query reads the same records, so what is counted by record is that of
+/// the query with the most.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    queries: Vec<Query>,
+    capacity_prior: f64,
+    /// Beginning of the decision interval.
+    pub(crate) interval_started_ms: i64,
+    /// Latency in the interval, over all queries.
+    pub(crate) interval_latency: Vec<u64>,
+    /// Latency in the run, over all queries.
+    pub(crate) run_latency: Vec<u64>,
+}
+
+impl Progress {
+    /// Nothing committed yet; `capacity_prior` records/s an executor count until the first batch that is large enough.
+    pub(crate) fn new(capacity_prior: f64, now_ms: i64) -> Self {
+        Self {
+            queries: Vec::new(),
+            capacity_prior,
+            interval_started_ms: now_ms,
+            interval_latency: Vec::new(),
+            run_latency: Vec::new(),
+        }
+    }
+
+    /// Counts `batch`, unless it was counted before or committed before `since_ms`; says whether it did.
+    pub(crate) fn take(&mut self, batch: &BatchReport, executor: ExecutorSize, since_ms: i64) -> bool {
+        let query = self.query(&batch.query);
+        if batch.committed_ms <= query.last_committed_ms {
+            return false;
+        }
+        query.last_committed_ms = batch.committed_ms;
+        if batch.committed_ms < since_ms {
+            return false;
+        }
+        query.interval.add(batch);
+        query.run.add(batch);
+        query.learn(batch, executor);
+        add_counts(&mut self.interval_latency, &batch.latency_counts);
+        add_counts(&mut self.run_latency, &batch.latency_counts);
+        true
+    }
+
+    /// The query called `name`; when there are too many, the one that was silent for longest makes room.
+    fn query(&mut self, name: &str) -> &mut Query {
+        let index = match self.queries.iter().position(|query| query.name == name) {
+            Some(index) => index,
+            None => {
+                if self.queries.len() >= MAX_QUERIES {
+                    let oldest = self.queries.iter().enumerate().min_by_key(|(_, query)| query.last_committed_ms);
+                    if let Some((index, _)) = oldest {
+                        self.queries.swap_remove(index);
+                    }
+                }
+                self.queries.push(Query {
+                    name: name.to_string(),
+                    last_committed_ms: i64::MIN,
+                    interval: Sums::default(),
+                    run: Sums::default(),
+                    records_per_s: None,
+                    largest_batch: 0,
+                    overhead_ms: OVERHEAD_PRIOR_MS,
+                });
+                self.queries.len() - 1
+            }
+        };
+        &mut self.queries[index]
+    }
+
+    /// Begins the next interval.
+    pub(crate) fn begin_interval(&mut self, now_ms: i64) {
+        self.interval_started_ms = now_ms;
+        self.interval_latency.fill(0);
+        for query in &mut self.queries {
+            query.interval = Sums::default();
+        }
+    }
+
+    /// Records/s that one executor commits when it is busy all the time: every record costs what all queries together take for it.
+    pub(crate) fn executor_capacity(&self) -> f64 {
+        let seconds_per_record: f64 = self.queries.iter().filter_map(|query| query.records_per_s).map(f64::recip).sum();
+        if seconds_per_record > 0.0 { seconds_per_record.recip() } else { self.capacity_prior }
+    }
+
+    /// Part of a batch that more executors do not shorten, milliseconds; that of the slowest query.
+    pub(crate) fn overhead_ms(&self) -> f64 {
+        let slowest = self.queries.iter().map(|query| query.overhead_ms).reduce(f64::max);
+        slowest.unwrap_or(OVERHEAD_PRIOR_MS)
+    }
+
+    /// Records of the interval.
+    pub(crate) fn interval_records(&self) -> u64 {
+        self.most(|query| query.interval.records)
+    }
+
+    /// Bytes read in the interval.
+    pub(crate) fn interval_input_bytes(&self) -> u64 {
+        self.most(|query| query.interval.input_bytes)
+    }
+
+    /// Shuffle bytes written in the interval, by all queries together.
+    pub(crate) fn interval_shuffle_bytes(&self) -> u64 {
+        self.queries.iter().fold(0, |sum, query| sum.saturating_add(query.interval.shuffle_bytes))
+    }
+
+    /// Mean duration of a batch in the interval, milliseconds; that of the slowest query.
+    pub(crate) fn interval_batch_ms(&self) -> f64 {
+        let committing = self.queries.iter().filter(|query| query.interval.batches > 0);
+        committing.map(|query| query.interval.batch_ms / query.interval.batches as f64).fold(0.0, f64::max)
+    }
+
+    /// Records of the run.
+    pub(crate) fn run_records(&self) -> u64 {
+        self.most(|query| query.run.records)
+    }
+
+    /// Repeats dropped in the run.
+    pub(crate) fn run_repeats(&self) -> u64 {
+        self.most(|query| query.run.repeats)
+    }
+
+    /// Records of the run that the engine refused.
+    pub(crate) fn run_dead_letter(&self) -> u64 {
+        self.most(|query| query.run.dead_letter)
+    }
+
+    /// Alerts of the run.
+    pub(crate) fn run_alerts(&self) -> u64 {
+        self.most(|query| query.run.alerts)
+    }
+
+    fn most(&self, figure: impl Fn(&Query) -> u64) -> u64 {
+        self.queries.iter().map(figure).max().unwrap_or(0)
+    }
+}
+
+impl Query {
+    /// Learns what an executor can do: from the wall time of the tasks on its slots where that is measured, else from their CPU
+    /// time within its limit.
+    fn learn(&mut self, batch: &BatchReport, executor: ExecutorSize) {
+        if batch.overhead_ms.is_finite() && batch.overhead_ms >= 0.0 {
+            self.overhead_ms += EWMA_WEIGHT * (batch.overhead_ms - self.overhead_ms);
+        }
+        let seen = batch.records.saturating_add(batch.duplicates).saturating_add(batch.dead_letter);
+        let (busy_ms, lanes, least) = if batch.task_run_ms > 0.0 {
+            // A job of small batches is still measured, but no longer by the small ones once it has had larger ones.
+            (batch.task_run_ms, executor.slots, MIN_RECORDS_FOR_CAPACITY.min((self.largest_batch / 2).max(1)))
+        } else {
+            (batch.task_cpu_ms, executor.cpu, MIN_RECORDS_FOR_CAPACITY)
+        };
+        if seen < least || !(busy_ms.is_finite() && busy_ms > 0.0) {
+            return;
+        }
+        let measured = seen as f64 * lanes / (busy_ms / 1_000.0);
+        let says_more = seen / 2 >= self.largest_batch && self.largest_batch < MIN_RECORDS_FOR_CAPACITY;
+        self.records_per_s = Some(match self.records_per_s {
+            Some(known) if !says_more => known + EWMA_WEIGHT * (measured - known),
+            _ => measured,
+        });
+        self.largest_batch = self.largest_batch.max(seen);
+    }
+}
+
+/// Adds histogram `more` to `sum`.
+fn add_counts(sum: &mut Vec<u64>, more: &[u64]) {
+    if sum.len() < more.len() {
+        sum.resize(more.len(), 0);
+    }
+    for (total, count) in sum.iter_mut().zip(more) {
+        *total = total.saturating_add(*count);
+    }
+}
