@@ -152,6 +152,11 @@ def window_messages(pipeline: Pipeline, view: str, rows: DataFrame) -> DataFrame
     return as_messages(rows, topics.RESULTS, key, {"view": view, "domain": pipeline.domain})
 
 
+def no_devices(spark: SparkSession) -> DataFrame:
+    """An empty table of devices; Spark then plans no join at all."""
+    return spark.sql(f"SELECT from_json(NULL, '{DEVICE_COLUMNS}') AS device").select("device.*").where("false")
+
+
 def newest_metadata(announcements: DataFrame) -> DataFrame:
     """The newest metadata of each device, from messages with `value` and `offset`."""
     return (

@@ -157,7 +157,7 @@ def start_devices(spark: SparkSession, settings: argparse.Namespace) -> DataFram
     is in the table when this returns.
     """
     if settings.no_metadata:
-        return spark.createDataFrame([], pipeline.DEVICE_COLUMNS)
+        return pipeline.no_devices(spark)
     announcements = (
         spark.readStream.format("kafka")
         .option("kafka.bootstrap.servers", settings.brokers)
