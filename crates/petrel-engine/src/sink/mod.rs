@@ -7,10 +7,12 @@ mod lines;
 mod merge;
 mod parquet;
 mod read;
+mod spark;
 
 pub(crate) use lines::to_json_lines;
 pub(crate) use merge::merge;
 pub use read::{for_each_dead_letter_identity, for_each_identity};
+pub use spark::{committed_files, for_each_spark_identity};
 
 use crate::error::TaskError;
 use crate::task::{FileKind, StagedFile};

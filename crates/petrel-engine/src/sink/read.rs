@@ -29,18 +29,22 @@ pub fn for_each_identity(data_dir: &Path, mut visit: impl FnMut(&str, u64)) -> R
     let mut records = 0;
     for committed in state.sink_files(FileKind::Validated, None) {
         let (file, path) = open(data_dir, committed)?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| read_error(&path, error))?;
-        let columns = ProjectionMask::columns(reader.parquet_schema(), IDENTITY);
-        let batches = reader
-            .with_projection(columns)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|error| read_error(&path, error))?;
-        for batch in batches {
-            let batch = batch.map_err(|error| TaskError::corrupt(&path, error.to_string()))?;
-            visit_batch(&batch, &mut visit).map_err(|detail| TaskError::corrupt(&path, detail))?;
-            records += batch.num_rows() as u64;
-        }
+        records += visit_file(file, &path, &mut visit)?;
+    }
+    Ok(records)
+}
+
+/// Visits `device_id` and `seq` of every row of a Parquet file; how many.
+pub(super) fn visit_file(file: File, path: &Path, visit: &mut impl FnMut(&str, u64)) -> Result<u64, EngineError> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| read_error(path, error))?;
+    let columns = ProjectionMask::columns(reader.parquet_schema(), IDENTITY);
+    let batches =
+        reader.with_projection(columns).with_batch_size(BATCH_ROWS).build().map_err(|error| read_error(path, error))?;
+    let mut records = 0;
+    for batch in batches {
+        let batch = batch.map_err(|error| TaskError::corrupt(path, error.to_string()))?;
+        visit_batch(&batch, visit).map_err(|detail| TaskError::corrupt(path, detail))?;
+        records += batch.num_rows() as u64;
     }
     Ok(records)
 }
