@@ -71,11 +71,11 @@ def draw(seed, base, ratio, lead_in_s, judged_s):
     half_s = judged_s // 2
     bursts = []
     for start_s in (lead_in_s, lead_in_s + half_s):
-        climb_s, plateau_s = dice.randint(14, 20), dice.randint(16, 22)
+        climb_s, plateau_s = dice.randint(20, 28), dice.randint(16, 20)
         # A few seconds of quiet first, and the fall inside the half.
         latest_s = half_s - climb_s - plateau_s - int(FALL_S)
         if latest_s < 6:
-            raise ValueError(f"judged seconds: got {judged_s}, expected at least 112, so that both bursts fit")
+            raise ValueError(f"judged seconds: got {judged_s}, expected at least 124, so that both bursts fit")
         onset_s = start_s + dice.randint(6, latest_s)
         bursts.append(Burst(onset_s, onset_s + climb_s, onset_s + climb_s + plateau_s))
     return Load(seed, base, ratio, lead_in_s, judged_s, tuple(bursts))

@@ -20,7 +20,7 @@ from players import PLAYERS
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "petrel"
-from matplotlib import pyplot  # noqa: E402 (the backend is chosen first)
+from matplotlib import pyplot, ticker  # noqa: E402 (the backend is chosen first)
 
 DRAWS = 10_000
 RIVAL = "spark-da"
@@ -160,32 +160,40 @@ def verdict(found):
 
 def plot_game_of_seed(intervals, seed, objective_ms, path):
     """Arrivals, executors and latency of every player over the time of one seed."""
-    names = [name for name in PLAYERS if any(row["player"] == name and row["seed"] == seed for row in intervals)]
-    figure, panes = pyplot.subplots(len(names), 1, figsize=(9, 1.7 * len(names) + 0.6), sharex=True, squeeze=False)
-    for pane, name in zip(panes[:, 0], names):
-        mine = [row for row in intervals if row["player"] == name and row["seed"] == seed]
-        seconds = [row["second"] for row in mine]
-        pane.step(seconds, [row["p95_ms"] / 1e3 for row in mine], where="post", color="tab:red", label="p95, s")
-        pane.axhline(objective_ms / 1e3, color="tab:red", linestyle=":", linewidth=1)
-        pane.set_yscale("log")
-        pane.set_title(PLAYERS[name].label, fontsize=9, loc="left")
-        right = pane.twinx()
-        right.step(seconds, [row["executors_running"] for row in mine], where="post", color="tab:blue", label="running")
-        right.step(seconds, [row["executors_held"] for row in mine], where="post", color="tab:blue", linestyle=":",
-                   label="held")
-        top = max(row["rate"] for row in mine)
-        most = max(row["executors_held"] for row in mine)
-        right.fill_between(seconds, [most * row["rate"] / top for row in mine], step="post", color="0.85", zorder=0,
-                           label="arrivals (scaled)")
+    games = {name: [row for row in intervals if row["player"] == name and row["seed"] == seed] for name in PLAYERS}
+    games = {name: game for name, game in games.items() if game}
+    most = max(row["executors_held"] for game in games.values() for row in game)
+    top = max(row["rate"] for game in games.values() for row in game)
+    figure, panes = pyplot.subplots(len(games), 1, figsize=(9, 1.6 * len(games) + 1), sharex=True, sharey=True, squeeze=False)
+    for left, (name, game) in zip(panes[:, 0], games.items()):
+        seconds = [row["second"] for row in game]
+        left.set_title(PLAYERS[name].label, fontsize=9, loc="left")
+        left.step(seconds, [row["p95_ms"] / 1e3 for row in game], where="post", color="tab:red", label="p95 of the latency, s")
+        left.axhline(objective_ms / 1e3, color="tab:red", linestyle=":", linewidth=1, label="objective")
+        right = left.twinx()
         right.set_ylim(0, most * 1.1)
-    panes[0, 0].figure.supylabel("p95 of the records born in an interval, s (red)", fontsize=9)
-    right.legend(fontsize=7, loc="upper right")
-    panes[-1, 0].set_xlabel("second of the trace")
-    save(figure, path)
+        right.fill_between(seconds, [most * row["rate"] / top for row in game], step="post", color="0.9",
+                           label=f"arrivals, at most {top:,.0f} records/s")
+        right.step(seconds, [row["executors_running"] for row in game], where="post", color="tab:blue", label="executors running")
+        right.step(seconds, [row["executors_held"] for row in game], where="post", color="tab:blue", linestyle=":",
+                   label="executors held")
+        # Else the arrivals hide the latency.
+        left.set_zorder(right.get_zorder() + 1)
+        left.patch.set_visible(False)
+    # After the last line: the logarithmic scale is shared by all panes.
+    left.set_yscale("log")
+    left.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(ticker.NullFormatter())
+    left.set_xlabel("second of the trace")
+    handles = [pair for pane in (left, right) for pair in zip(*pane.get_legend_handles_labels())]
+    figure.legend(*zip(*handles), fontsize=7, ncols=len(handles), loc="lower center")
+    save(figure, path, bottom=0.35 / figure.get_figheight())
 
 
 def plot_cost_against_violations(found, path):
-    figure, pane = pyplot.subplots(figsize=(6.5, 4.2))
+    """Executor-seconds against the share of intervals over the objective, a point for each player."""
+    figure, pane = pyplot.subplots(figsize=(8, 4))
     for result in found:
         share, seconds = result.over_share, result.executor_seconds
         pane.errorbar(seconds.value, share.value, fmt="o", capsize=3,
@@ -195,12 +203,13 @@ def plot_cost_against_violations(found, path):
     pane.set_ylabel("intervals over the objective, %")
     pane.set_xlim(left=0)
     pane.set_ylim(bottom=-2)
-    pane.legend(fontsize=8)
+    pane.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     save(figure, path)
 
 
-def save(figure, path):
-    figure.tight_layout()
+def save(figure, path, bottom=0.0):
+    """Writes a figure; the same figure gives the same file. `bottom` is the share that its legend takes."""
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
