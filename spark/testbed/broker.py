@@ -127,6 +127,10 @@ class Kafka:
         self.stop()
         self.start()
 
+    def tails(self) -> str:
+        """The end of its log."""
+        return self.process.tail()
+
     def create_topics(self, partitions: Mapping[str, int]) -> None:
         """Creates topics with these numbers of partitions."""
         admin = KafkaAdminClient(bootstrap_servers=self.brokers)

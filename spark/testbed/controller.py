@@ -71,6 +71,10 @@ class Controller:
         """Lets it run again."""
         self.process.signal(signal.SIGCONT)
 
+    def tails(self) -> str:
+        """The end of its log."""
+        return self.process.tail()
+
     def ask(self, path: str, body: Any = None, token: str | None = None) -> Any:
         """GET (or POST with ``body``) of its API; the decoded reply. ``TestbedError`` with its words when it refuses."""
         request = urllib.request.Request(

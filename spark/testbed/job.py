@@ -140,6 +140,14 @@ class SparkJob:
         """Ends the driver, JVM and Python, as ``kill -9`` does."""
         self.process.kill()
 
+    def tails(self) -> str:
+        """The end of its log."""
+        return self.process.tail(80)
+
+    def last_batch(self) -> int:
+        """Number of the last batch in its file sink; -1 before the first."""
+        return last_batch(self.sink)
+
     def check_alive(self) -> None:
         """:class:`TestbedError` with the end of its log when the driver has ended."""
         status = self.process.exit_status()
