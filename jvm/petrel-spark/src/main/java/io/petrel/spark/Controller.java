@@ -3,6 +3,7 @@ package io.petrel.spark;
 import io.petrel.spark.protocol.DesiredState;
 import io.petrel.spark.protocol.Json;
 import java.io.IOException;
+import java.net.ConnectException;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
@@ -76,6 +77,9 @@ final class Controller {
   }
 
   private static String reason(Throwable failure) {
+    if (failure instanceof ConnectException) {
+      return "connection refused";
+    }
     String message = failure.getMessage();
     return message == null ? failure.getClass().getSimpleName() : message;
   }

@@ -19,7 +19,7 @@ import java.util.List;
  * @param triggerMs trigger interval, 0 for "as soon as possible"
  * @param executorMemoryGb memory of an executor with its overhead, gigabytes
  * @param executorCpu CPU limit of an executor in cores, or null without a limit
- * @param startupDelayS 0.9 quantile of request to first task over the executors seen so far
+ * @param startupDelayS 0.9 quantile of request to first task, over the executors seen so far
  * @param appliedDecision last desired state that was applied
  * @param watermarkMs event-time watermark of the query that is furthest behind, or null
  * @param executorSeconds executor seconds from request to release since this driver started

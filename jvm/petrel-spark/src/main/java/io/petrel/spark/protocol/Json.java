@@ -31,7 +31,11 @@ public final class Json {
    */
   public static DesiredState readDesiredState(byte[] reply) throws IOException {
     try {
-      return MAPPER.readValue(reply, DesiredState.class);
+      DesiredState desired = MAPPER.readValue(reply, DesiredState.class);
+      if (desired == null) {
+        throw new IOException("null");
+      }
+      return desired;
     } catch (ValueInstantiationException invalid) {
       throw new IOException(invalid.getCause().getMessage(), invalid);
     } catch (JsonProcessingException garbage) {

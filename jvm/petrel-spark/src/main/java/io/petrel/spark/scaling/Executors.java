@@ -86,8 +86,12 @@ public final class Executors {
     }
   }
 
-  /** A task of an executor ended, well or not. */
-  public synchronized void taskEnded(String executor, long launchedMs, long finishedMs) {
+  /**
+   * A task of an executor ended, well or not.
+   *
+   * @param workedMs how long of its life it worked on records, and not on being fetched and loaded
+   */
+  public synchronized void taskEnded(String executor, long launchedMs, long finishedMs, long workedMs) {
     Executor on = find(executor);
     if (on == null) {
       return;
@@ -95,8 +99,8 @@ public final class Executors {
     on.runningTasks = Math.max(0, on.runningTasks - 1);
     if (on.firstTaskMs == null) {
       on.firstTaskMs = finishedMs;
-      // Between registration and launch it had nothing to do, which says nothing about its start-up.
-      startupDelays.add(seconds(on.requestedMs, on.registeredMs) + seconds(launchedMs, finishedMs));
+      // The wait for work and the work itself say nothing about its start-up.
+      startupDelays.add(seconds(on.requestedMs, on.registeredMs) + seconds(launchedMs + workedMs, finishedMs));
     }
   }
 
@@ -200,7 +204,7 @@ public final class Executors {
         .orElse(null);
   }
 
-  /** 0.9 quantile of request to first task without the wait for work in between, seconds. */
+  /** 0.9 quantile of request to first task, without the wait for that task and its work, seconds. */
   public synchronized double startupDelayS() {
     return startupDelays.quantileS();
   }

@@ -7,7 +7,7 @@ import java.util.Set;
 
 /**
  * How does the application get to the number of executors that is wanted? Absolute and idempotent: called again with the same
- * number it only finishes removals that had to wait. Used by one thread.
+ * number it does nothing that is done already. Used by one thread.
  */
 final class Scaler {
   private final Cluster cluster;
@@ -31,7 +31,6 @@ final class Scaler {
       requested = wanted;
       executors.target(wanted, nowMs);
     }
-    finishDraining();
     int surplus = executors.active().size() - wanted;
     if (surplus > 0) {
       surplus -= remove(surplus, nowMs);
@@ -40,6 +39,19 @@ final class Scaler {
       return Outcome.WAITING;
     }
     return surplus < 0 ? Outcome.REQUESTED : Outcome.MET;
+  }
+
+  /**
+   * Ends executors that were told to take no more tasks and are free by now, unless they leave by themselves. That has to go on
+   * when someone else decides.
+   */
+  void finishRemovals() {
+    List<Candidate> leaving = executors.leaving();
+    ended.retainAll(leaving.stream().map(Candidate::id).toList());
+    if (!cluster.decommissionedLeave()) {
+      List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
+      ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
+    }
   }
 
   /** Someone else asks the cluster from now on: what was requested here holds no longer. */
@@ -62,15 +74,5 @@ final class Scaler {
       left -= leaving.size();
     }
     return surplus - left;
-  }
-
-  /** Where Spark's decommissioning is off, an executor has to be told to go once it is free. */
-  private void finishDraining() {
-    List<Candidate> leaving = executors.leaving();
-    ended.retainAll(leaving.stream().map(Candidate::id).toList());
-    if (!cluster.decommissionedLeave()) {
-      List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
-      ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
-    }
   }
 }

@@ -101,6 +101,7 @@ public final class Steering {
       enter(EngineMode.STEERED, "the controller decides");
       approach(nowMs);
     }
+    scaler.finishRemovals();
     allocation.target().ifPresent(executorsAskedFor -> executors.target(executorsAskedFor, nowMs));
   }
 

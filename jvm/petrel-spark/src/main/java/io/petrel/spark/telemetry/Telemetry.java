@@ -97,7 +97,8 @@ public final class Telemetry extends SparkListener {
     guarded(
         () -> {
           TaskInfo task = event.taskInfo();
-          executors.taskEnded(task.executorId(), task.launchTime(), task.finishTime());
+          long workedMs = event.taskMetrics() == null ? 0 : event.taskMetrics().executorRunTime();
+          executors.taskEnded(task.executorId(), task.launchTime(), task.finishTime(), workedMs);
           if (task.successful() && event.taskType().equals(MAP_TASK)) {
             executors.mapOutputWritten(event.stageId(), task.executorId());
           }
