@@ -632,7 +632,7 @@ $("pin-form").addEventListener("submit", (event) => {
   event.preventDefault();
   // An empty field must not unpin: the server is to name it.
   const executors = number("pin-executors") ?? "";
-  sendPin(executors, "Pinned to " + executors + " from the next decision on.");
+  sendPin(executors, "Pinned to " + executors + " executors.");
 });
 $("pin-stop").addEventListener("click", () => sendPin(null, "The policy decides again."));
 

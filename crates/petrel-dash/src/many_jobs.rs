@@ -40,11 +40,12 @@ pub trait JobsSource: Send + Sync + 'static {
     /// What is wrong with the heartbeat.
     fn heartbeat(&self, token: Option<&str>, heartbeat: Heartbeat) -> Result<DesiredState, ControllerRefusal>;
 
-    /// Holds a job at a number of executors; `None` lets its policy decide again. May wait for the disk.
+    /// Holds a job at a number of executors; `None` lets its policy decide again. The answer is what is in force now. May
+    /// wait for the disk.
     ///
     /// # Errors
     /// Why it is not done.
-    fn pin(&self, job: &str, token: Option<&str>, executors: Option<u32>) -> Result<(), ControllerRefusal>;
+    fn pin(&self, job: &str, token: Option<&str>, executors: Option<u32>) -> Result<DesiredState, ControllerRefusal>;
 
     /// Every job, in the order of their names.
     fn list(&self) -> Vec<JobView>;
@@ -212,8 +213,8 @@ async fn pin(
     let body = json_body(&headers, body)?;
     let executors = pinned_executors(&parse::<Value>(&body)?)?;
     let token = bearer_token(&headers).map(str::to_string);
-    blocking(move || shared.source.pin(&job, token.as_deref(), executors)).await??;
-    Ok(Json(json!({ "accepted": true })).into_response())
+    let desired = blocking(move || shared.source.pin(&job, token.as_deref(), executors)).await??;
+    Ok(Json(desired).into_response())
 }
 
 /// Reads `{"executors":3}` or `{"executors":null}`.

@@ -45,10 +45,10 @@ impl JobsSource for Jobs {
         Ok(desired())
     }
 
-    fn pin(&self, job: &str, token: Option<&str>, executors: Option<u32>) -> Result<(), ControllerRefusal> {
+    fn pin(&self, job: &str, token: Option<&str>, executors: Option<u32>) -> Result<DesiredState, ControllerRefusal> {
         self.check(job, token)?;
         self.pins.lock().unwrap().push((job.to_string(), executors));
-        Ok(())
+        Ok(desired())
     }
 
     fn list(&self) -> Vec<JobView> {
@@ -234,7 +234,7 @@ fn every_job_has_its_state_history_stream_and_decisions() {
 fn a_pin_is_passed_on_with_its_token_and_bad_ones_are_named() {
     let server = serve(vec![view("day")]);
     let pin = |token, body| server.post("/api/v1/jobs/day/pin", token, &body);
-    assert_eq!(pin(Some("DAY"), json!({ "executors": 3 })).json(), json!({ "accepted": true }));
+    assert_eq!(pin(Some("DAY"), json!({ "executors": 3 })).json()["decision_id"], 42);
     assert_eq!(pin(Some("DAY"), json!({ "executors": null })).status, 200);
     assert_eq!(pin(Some("wrong"), json!({ "executors": 3 })).status, 401);
     assert_eq!(server.post("/api/v1/jobs/none/pin", None, &json!({ "executors": 3 })).status, 404);

@@ -18,9 +18,11 @@ mod broker;
 mod commands;
 mod error;
 mod interrupts;
+mod open_files;
 mod options;
 mod progress;
 mod settings;
+mod subscription;
 mod supervise;
 mod table;
 
@@ -42,6 +44,8 @@ struct Cli {
 enum Command {
     /// Runs the whole loop on this machine: broker, devices, gateways, log, engine, controller, page
     Up(Box<commands::up::UpArgs>),
+    /// Runs the controller as a daemon of its own, for many jobs at once
+    Control(commands::control::ControlArgs),
     /// Compares what the devices saw acknowledged with what is in the sink
     Verify(commands::verify::VerifyArgs),
     /// Plays one game in the simulated world and shows every interval
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Up(args) => commands::up::run(*args),
+        Command::Control(args) => commands::control::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::World(args) => commands::world::run(&args),
         Command::Train(args) => commands::train::run(&args),
