@@ -5,6 +5,7 @@
 //!     ├─ petrel fleet                                     (child process)
 //!     ├─ petrel edge ×N                                   (child processes)
 //!     └─ petrel driver ── petrel executor ×n              (child processes)
+//!        or, with --engine spark: petrel spark submit ── spark-submit
 //! ```
 
 #![allow(
@@ -48,6 +49,8 @@ enum Command {
     Control(commands::control::ControlArgs),
     /// Compares what the devices saw acknowledged with what is in the sink
     Verify(commands::verify::VerifyArgs),
+    /// Puts a job on Apache Spark under Petrel: prints its settings, or submits it
+    Spark(Box<commands::spark::SparkArgs>),
     /// Plays one game in the simulated world and shows every interval
     World(commands::world::WorldArgs),
     /// Learns a policy in a simulated world
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Up(args) => commands::up::run(*args),
         Command::Control(args) => commands::control::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
+        Command::Spark(args) => commands::spark::run(&args),
         Command::World(args) => commands::world::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Arena(args) => commands::arena::run(*args),

@@ -1,6 +1,7 @@
 //! Which settings do `petrel up` and its children share? One group per room; `up` hands each child its group on the
 //! command line.
 
+use crate::commands::spark::master_url;
 use clap::Args;
 use petrel_core::{Codec, Domain, InvalidValue};
 use std::net::SocketAddr;
@@ -113,7 +114,7 @@ impl GatewayOptions {
     }
 }
 
-/// How the embedded engine runs.
+/// How the engine runs.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct EngineOptions {
@@ -194,6 +195,30 @@ impl EngineOptions {
         }
         arguments
     }
+}
+
+/// The Spark cluster and the job that `petrel up --engine spark` runs on it.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Apache Spark, with --engine spark")]
+pub(crate) struct SparkOptions {
+    /// Cluster: spark://HOST:PORT[,..], or local-cluster[EXECUTORS,CORES,MB] to try it without one
+    #[arg(long, env = "PETREL_SPARK_MASTER", value_name = "URL", value_parser = master_url)]
+    pub(crate) spark_master: Option<String>,
+    /// Folder of Spark on this machine; SPARK_HOME where this is missing
+    #[arg(long, env = "PETREL_SPARK_HOME", value_name = "DIR")]
+    pub(crate) spark_home: Option<PathBuf>,
+    /// Jar of Petrel's plugin; the one built in the source tree where this is missing
+    #[arg(long, env = "PETREL_SPARK_JAR", value_name = "FILE")]
+    pub(crate) spark_jar: Option<PathBuf>,
+    /// Folder with the jars of Spark's Kafka connector; without it Spark fetches them from Maven Central
+    #[arg(long, env = "PETREL_SPARK_CONNECTOR", value_name = "DIR")]
+    pub(crate) spark_connector: Option<PathBuf>,
+    /// Streaming job that takes the arguments of Petrel's own; Petrel's own where this is missing
+    #[arg(long, env = "PETREL_SPARK_JOB", value_name = "FILE")]
+    pub(crate) spark_job: Option<PathBuf>,
+    /// Archive of classes, at this path on every worker, that executors start from; see `petrel spark conf --fast-start`
+    #[arg(long, env = "PETREL_SPARK_FAST_START", value_name = "FILE")]
+    pub(crate) spark_fast_start: Option<PathBuf>,
 }
 
 /// Writes flags as words of a command line.

@@ -31,6 +31,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE_DOUBLINGS: usize = 5;
 /// Exit code for what only the user can mend.
 const EXIT_USAGE: i32 = 2;
+/// A process that ends for a signal which its own child got adds this to the signal's number, as shells do.
+pub(crate) const CODE_OF_A_SIGNAL: i32 = 128;
 /// Log filter; the only setting that children take from the environment, all others are on their command line.
 const INHERITED_VARIABLE: &str = "PETREL_LOG";
 const LOG_TAIL_BYTES: u64 = 4_096;
@@ -195,7 +197,7 @@ fn write_line(state: &mut State, command: &Value) {
 }
 
 /// What a child said last: from its last `error:` line on, or the end of its log after `from`.
-fn log_tail(path: &Path, from: u64) -> String {
+pub(crate) fn log_tail(path: &Path, from: u64) -> String {
     let read = || -> std::io::Result<String> {
         let mut file = File::open(path)?;
         let start = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES).max(from);
@@ -229,7 +231,7 @@ fn watch(shared: &Shared) {
             shared.changed.notify_all();
             return;
         }
-        let was_killed = outcome.as_ref().is_ok_and(|status| status.code().is_none());
+        let was_killed = outcome.as_ref().is_ok_and(|status| status.code().is_none_or(|code| code > CODE_OF_A_SIGNAL));
         failures.retain(|(at, _)| at.elapsed() < FAILURE_WINDOW);
         failures.push((Instant::now(), was_killed));
         let kills = failures.iter().filter(|(_, was_killed)| *was_killed).count();

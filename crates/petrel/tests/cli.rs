@@ -7,26 +7,11 @@
 
 mod common;
 
-use common::petrel;
+use common::{assert_snapshot, petrel};
 use std::fmt::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
-
-fn assert_snapshot(name: &str, text: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(format!("{name}.txt"));
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(&path, text).unwrap();
-    }
-    let known = std::fs::read_to_string(&path).unwrap_or_default();
-    let first_other = known.lines().zip(text.lines()).find(|(known, now)| known != now);
-    assert!(
-        known == text,
-        "the text differs from {}, first in {first_other:?}; if that is meant, run with UPDATE_SNAPSHOTS=1; now:\n{text}",
-        path.display()
-    );
-}
 
 /// The same text whatever terminal the test runs in.
 fn petrel_in(directory: &Path) -> Command {

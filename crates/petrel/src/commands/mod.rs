@@ -7,6 +7,7 @@ pub(crate) mod edge;
 pub(crate) mod executor;
 pub(crate) mod fleet;
 pub(crate) mod log;
+pub(crate) mod spark;
 pub(crate) mod topics;
 pub(crate) mod train;
 mod train_online;

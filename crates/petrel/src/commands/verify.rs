@@ -1,6 +1,7 @@
 //! `petrel verify`: is everything that a device saw acknowledged in the sink, once?
 
 use super::print;
+use super::spark::SparkFolder;
 use crate::error::CommandError;
 use crate::table::{grouped, two_columns};
 use clap::Args;
@@ -94,13 +95,20 @@ pub(crate) fn check(data_dir: &Path) -> Result<Check, CommandError> {
 /// Reads the committed files: counts in the sink, and per device what is in the sink or refused.
 pub(crate) fn read_sink(data_dir: &Path, settled: &mut HashMap<String, SeqSet>) -> Result<Check, CommandError> {
     let mut check = Check::default();
-    sink::for_each_identity(data_dir, |device_id, seq| {
+    let mut count = |device_id: &str, seq| {
         if insert(settled, device_id, seq) {
             check.in_sink += 1;
         } else {
             check.doubled += 1;
         }
-    })?;
+    };
+    let spark = SparkFolder::of(data_dir);
+    if spark.is_there() {
+        // What Spark refuses goes to the dead-letter topic alone.
+        sink::for_each_spark_identity(&spark.sink(), count)?;
+        return Ok(check);
+    }
+    sink::for_each_identity(data_dir, &mut count)?;
     sink::for_each_dead_letter_identity(data_dir, |device_id, seq| {
         check.refused += u64::from(insert(settled, device_id, seq));
     })?;

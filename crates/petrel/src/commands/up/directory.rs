@@ -1,7 +1,8 @@
 //! What does `petrel up` keep in its data directory about itself? A lock, what may not change between two runs, and
 //! where everything is while it runs.
 
-use super::{Running, UpArgs};
+use super::{Engine, Running, UpArgs};
+use crate::commands::spark::SparkFolder;
 use crate::error::CommandError;
 use crate::options::domain_list;
 use crate::supervise::Child;
@@ -19,6 +20,9 @@ const PLACES_NAME: &str = "up.json";
 /// What may not change between two runs on one data directory.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct JobFile {
+    /// Older files do not have it.
+    #[serde(default)]
+    engine: Engine,
     domains: String,
     partitions: u32,
     reduce_partitions: u32,
@@ -57,7 +61,13 @@ pub(super) fn claim(args: &UpArgs) -> Result<Directory, CommandError> {
     std::fs::create_dir_all(directory).map_err(CommandError::io(directory.display().to_string()))?;
     let lock = take_lock(directory)?;
     compare(args)?;
-    let is_resumed = directory.join("commits").is_dir();
+    if args.runs_on == Engine::Spark {
+        SparkFolder::make(directory)?;
+    }
+    let is_resumed = match args.runs_on {
+        Engine::Embedded => directory.join("commits").is_dir(),
+        Engine::Spark => SparkFolder::of(directory).checkpoint().is_dir(),
+    };
     let places_path = directory.join(PLACES_NAME);
     let earlier: Places =
         std::fs::read(&places_path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
@@ -87,6 +97,7 @@ fn compare(args: &UpArgs) -> Result<(), CommandError> {
     let path = args.data_dir.join(JOB_NAME);
     let name = path.display().to_string();
     let wanted = JobFile {
+        engine: args.runs_on,
         domains: domain_list(&args.fleet.domains),
         partitions: args.partitions,
         reduce_partitions: args.engine.reduce_partitions,
@@ -107,6 +118,7 @@ fn compare(args: &UpArgs) -> Result<(), CommandError> {
         let expected = format!("{made_with}, which {} was made with (or another --data-dir)", args.data_dir.display());
         Err(InvalidValue::new(field, given, expected))
     };
+    kept("--engine", wanted.engine.to_string(), found.engine.to_string())?;
     kept("--domains", wanted.domains, found.domains)?;
     kept("--partitions", wanted.partitions.to_string(), found.partitions.to_string())?;
     kept("--reduce-partitions", wanted.reduce_partitions.to_string(), found.reduce_partitions.to_string())?;
@@ -143,11 +155,15 @@ fn position(args: &UpArgs, job: &Running, fleet: Option<&FleetStatus>) -> Places
     Places { trace: trace_identity(args), trace_time_s, ..Places::default() }
 }
 
-/// Replaces the file as a whole, so that a reader never sees half of it.
 fn write(path: &Path, content: &impl Serialize) -> Result<(), CommandError> {
+    let text = serde_json::to_string_pretty(content).map_err(std::io::Error::from);
+    replace(path, &(text.map_err(CommandError::io(path.display().to_string()))? + "\n"))
+}
+
+/// Replaces the file as a whole, so that a reader never sees half of it.
+pub(super) fn replace(path: &Path, text: &str) -> Result<(), CommandError> {
     let unfinished = path.with_extension("json.tmp");
     let failed = || CommandError::io(path.display().to_string());
-    let text = serde_json::to_string_pretty(content).map_err(std::io::Error::from).map_err(failed())?;
-    std::fs::write(&unfinished, text + "\n").map_err(failed())?;
+    std::fs::write(&unfinished, text).map_err(failed())?;
     std::fs::rename(&unfinished, path).map_err(failed())
 }

@@ -6,6 +6,7 @@
 
 mod directory;
 mod report;
+mod spark;
 mod start;
 
 use super::train_online::read_policy;
@@ -14,12 +15,12 @@ use crate::broker::BrokerAddress;
 use crate::error::CommandError;
 use crate::interrupts::Interrupts;
 use crate::options::{
-    EngineOptions, FleetOptions, GatewayOptions, above_zero, address, at_least_zero, check_domains, whole,
+    EngineOptions, FleetOptions, GatewayOptions, SparkOptions, above_zero, address, at_least_zero, check_domains, whole,
 };
 use crate::progress::Steps;
 use crate::supervise::Child;
 use crate::table::grouped;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use petrel_control::{Controller, FleetFigures};
 use petrel_core::InvalidValue;
 use petrel_core::live::Snapshot;
@@ -29,7 +30,9 @@ use petrel_edge::fleet::{FleetStatus, load_trace};
 use petrel_engine::provisioning::Provisioning;
 use petrel_ingest::LogServer;
 use petrel_policy::policy_names;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -76,6 +79,12 @@ pub(crate) struct UpArgs {
     /// Number of edge gateways; one with --upstream-broker
     #[arg(long, env = "PETREL_GATEWAYS", default_value_t = 4, value_parser = whole::<u16>(1..=64))]
     gateways: u16,
+    /// What processes the records: embedded, or spark (a cluster of your own, see --spark-master)
+    #[arg(long = "engine", env = "PETREL_ENGINE", value_enum, default_value_t = Engine::Embedded, hide_possible_values = true)]
+    runs_on: Engine,
+    /// Keep every heartbeat, signal and desired state in DATA_DIR/record, for `petrel calibrate`
+    #[arg(long, env = "PETREL_RECORD")]
+    record: bool,
     #[command(flatten)]
     fleet: FleetOptions,
     #[command(flatten)]
@@ -83,7 +92,29 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     engine: EngineOptions,
     #[command(flatten)]
+    spark: SparkOptions,
+    #[command(flatten)]
     control: ControlOptions,
+}
+
+/// What processes the records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+enum Engine {
+    /// Driver and executor processes on this machine.
+    #[default]
+    Embedded,
+    /// A Spark cluster.
+    Spark,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Engine::Embedded => "embedded",
+            Engine::Spark => "spark",
+        })
+    }
 }
 
 /// What the controller aims at and may do.
@@ -208,7 +239,10 @@ fn check(args: &UpArgs) -> Result<(), CommandError> {
     let options = &args.fleet;
     load_trace(&options.trace, options.rate, options.trace_seconds, options.seed, options.scale)?;
     args.engine.provisioning.parse::<Provisioning>()?;
-    super::driver::pipelines(&args.engine, &args.fleet.domains)?;
+    match args.runs_on {
+        Engine::Embedded => drop(super::driver::pipelines(&args.engine, &args.fleet.domains)?),
+        Engine::Spark => spark::check(args)?,
+    }
     if let Some(url) = &args.log
         && !(url.starts_with("petrel://") || url.starts_with("kafka://"))
     {

@@ -1,16 +1,17 @@
 //! How does everything come up, in order, with a line each?
 
 use super::directory::Directory;
-use super::{ManualBurst, Running, UpArgs, lock, now_ms, read_policy, text_field, trace_name};
+use super::{Engine, ManualBurst, Running, UpArgs, lock, now_ms, read_policy, spark, text_field, trace_name};
 use crate::broker::{self, BrokerAddress};
 use crate::error::CommandError;
 use crate::options::{UPSTREAM_VARIABLE, domain_list, flags};
 use crate::progress::Steps;
+use crate::subscription::subscribe;
 use crate::supervise::{Child, ChildSpec};
 use petrel_control::{ControlSettings, Controller, HeartbeatError};
 use petrel_core::live::{AlertView, Snapshot};
 use petrel_core::{Limits, Policy, Signal, Slo};
-use petrel_dash::{BurstCommand, DashHandle, DashSources, HeartbeatRefusal};
+use petrel_dash::{BurstCommand, ControllerRefusal, DashHandle, DashSources};
 use petrel_engine::provisioning::Provisioning;
 use petrel_ingest::log::Log;
 use petrel_ingest::topics::standard_topics;
@@ -19,7 +20,6 @@ use petrel_learn::online::log::ChoiceRule;
 use petrel_learn::online::queue::Exploring;
 use petrel_policy::PolicySettings;
 use petrel_policy::policies::Learned;
-use rumqttc::{Client, Connection, Event, MqttOptions, Packet, QoS};
 use serde_json::{Value, json};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -29,8 +29,6 @@ use tokio::sync::watch;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-const REQUESTS_WAITING: usize = 64;
 const JOB_NAME: &str = "petrel-up";
 /// Records/s that one core of an executor is taken to commit until the first batches tell: half of what the built-in
 /// pipelines were measured to reach.
@@ -77,13 +75,17 @@ pub(super) fn start(args: &UpArgs, directory: &Directory, steps: &Steps) -> Resu
     let burst = Arc::new(Mutex::new(ManualBurst::default()));
     let (snapshots, page) = start_page(args, &controller, fleet.as_ref(), &burst)?;
     let page_url = format!("http://{}", page.address());
-    listen_to_gateways(&broker, &controller)?;
+    let listening = Arc::clone(&controller);
+    subscribe(&broker, &["petrel/v1/signal/+", "petrel/v1/alert/#"], move |topic, payload| {
+        hear(&listening, topic, payload);
+    })?;
 
     let step = steps.step("Engine", 1);
     let driver = start_driver(args, &log_url, &page_url, &controller)?;
-    step.done(match args.engine.executor_cpu {
-        0.0 => "executors share the machine".to_string(),
-        cores => format!("{cores} core an executor"),
+    step.done(match (args.runs_on, args.engine.executor_cpu) {
+        (Engine::Spark, _) => spark::describe(args)?,
+        (Engine::Embedded, 0.0) => "executors share the machine".to_string(),
+        (Engine::Embedded, cores) => format!("{cores} core an executor"),
     });
     let step = steps.step("Controller", 1);
     let policy = match &args.control.policy_file {
@@ -207,6 +209,24 @@ fn wait_for_gateway(gateway: &Child) -> Result<String, CommandError> {
 /// Starts the driver and waits for its first executors.
 fn start_driver(args: &UpArgs, log_url: &str, page_url: &str, controller: &Controller) -> Result<Child, CommandError> {
     let wanted = controller.desired().executors;
+    let (subcommand, arguments, patience) = match args.runs_on {
+        Engine::Embedded => ("driver", embedded_arguments(args, log_url, page_url, wanted), START_PATIENCE),
+        Engine::Spark => ("spark", spark::arguments(args, JOB_NAME, log_url, page_url, wanted)?, spark::START_PATIENCE),
+    };
+    let driver = Child::start(child(args, subcommand, "driver", arguments, |_| Vec::new()))?;
+    let deadline = Instant::now() + patience;
+    while !(controller.hears_engine() && controller.snapshot(now_ms()).executors_running >= wanted.min(1)) {
+        driver.is_alive()?;
+        if Instant::now() >= deadline {
+            return Err(driver.not_ready(patience));
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(driver)
+}
+
+/// Arguments of the `petrel driver` of the embedded engine.
+fn embedded_arguments(args: &UpArgs, log_url: &str, page_url: &str, wanted: u32) -> Vec<String> {
     let mut arguments = args.engine.to_arguments();
     arguments.extend(flags(&[
         ("log", &log_url),
@@ -217,16 +237,7 @@ fn start_driver(args: &UpArgs, log_url: &str, page_url: &str, controller: &Contr
         ("initial-executors", &wanted),
         ("max-executors", &args.control.max_executors),
     ]));
-    let driver = Child::start(child(args, "driver", "driver", arguments, |_| Vec::new()))?;
-    let deadline = Instant::now() + START_PATIENCE;
-    while !(controller.hears_engine() && controller.snapshot(now_ms()).executors_running >= wanted.min(1)) {
-        driver.is_alive()?;
-        if Instant::now() >= deadline {
-            return Err(driver.not_ready(START_PATIENCE));
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(driver)
+    arguments
 }
 
 fn start_controller(args: &UpArgs) -> Result<Controller, CommandError> {
@@ -246,12 +257,14 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
     let mut policy_settings = PolicySettings { fixed_executors: control.fixed_executors, ..PolicySettings::default() };
     policy_settings.spark_dra.slots = args.engine.executor_slots;
     policy_settings.forecast.margin_s = control.interval;
-    let cores = match args.engine.executor_cpu {
-        0.0 => f64::from(args.engine.executor_slots),
-        cores => cores,
+    let slots = f64::from(args.engine.executor_slots);
+    let capacity_prior = match (args.runs_on, args.engine.executor_cpu) {
+        (Engine::Spark, _) => slots * spark::RECORDS_PER_S_AND_CORE,
+        (Engine::Embedded, 0.0) => slots * RECORDS_PER_S_AND_CORE,
+        (Engine::Embedded, cores) => cores * RECORDS_PER_S_AND_CORE,
     };
     let provisioning: Provisioning = args.engine.provisioning.parse()?;
-    let provisioning_note = if provisioning.quantile_s(1.0) > 0.0 {
+    let provisioning_note = if args.runs_on == Engine::Embedded && provisioning.quantile_s(1.0) > 0.0 {
         format!("start-up of executors: real, plus an emulated provisioning delay ({})", args.engine.provisioning)
     } else {
         "start-up of executors: real".to_string()
@@ -271,7 +284,8 @@ fn control_settings(args: &UpArgs) -> Result<ControlSettings, CommandError> {
             coldest_tier: petrel_core::Tier::Nvme,
         },
         slo: Slo { p95_ms: control.slo_p95_ms },
-        capacity_prior: cores * RECORDS_PER_S_AND_CORE,
+        capacity_prior,
+        record: args.record,
         trace: trace_name(args),
         domain: domain_list(&args.fleet.domains),
         provisioning_note,
@@ -292,7 +306,7 @@ fn start_page(
     let sources = DashSources {
         snapshots,
         heartbeat: Arc::new(move |heartbeat| {
-            heard.heartbeat(heartbeat, now_ms()).map_err(|error| HeartbeatRefusal {
+            heard.heartbeat(heartbeat, now_ms()).map_err(|error| ControllerRefusal {
                 status: match error {
                     HeartbeatError::OldAttempt { .. } => 409,
                     _ => 400,
@@ -318,37 +332,6 @@ fn start_page(
     };
     let handle = petrel_dash::serve(args.listen, sources)?;
     Ok((sender, handle))
-}
-
-/// Subscribes to signals and alerts; the client connects again by itself.
-fn listen_to_gateways(broker: &BrokerAddress, controller: &Arc<Controller>) -> Result<(), CommandError> {
-    let mut options = MqttOptions::new(format!("petrel-controller-{}", std::process::id()), &broker.host, broker.port);
-    options.set_keep_alive(Duration::from_secs(10));
-    let (client, connection) = Client::new(options, REQUESTS_WAITING);
-    let controller = Arc::clone(controller);
-    let spawned =
-        std::thread::Builder::new().name("signals".to_string()).spawn(move || listen(&client, connection, &controller));
-    spawned.map(drop).map_err(CommandError::io("thread of the signals"))
-}
-
-fn listen(client: &Client, mut connection: Connection, controller: &Controller) {
-    for event in connection.iter() {
-        match event {
-            Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                for topic in ["petrel/v1/signal/+", "petrel/v1/alert/#"] {
-                    if let Err(error) = client.try_subscribe(topic, QoS::AtLeastOnce) {
-                        tracing::warn!(topic, %error, "not subscribed");
-                    }
-                }
-            }
-            Ok(Event::Incoming(Packet::Publish(message))) => hear(controller, &message.topic, &message.payload),
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!(%error, "core broker is away");
-                std::thread::sleep(RECONNECT_PAUSE);
-            }
-        }
-    }
 }
 
 fn hear(controller: &Controller, topic: &str, payload: &[u8]) {
