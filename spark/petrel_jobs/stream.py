@@ -19,6 +19,7 @@ import argparse
 import logging
 import signal
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -31,19 +32,24 @@ from pyspark.sql.streaming import StreamingQuery
 from petrel_jobs import pipeline, topics
 
 QUERIES = ("records", "windows", "alerts", "dead_letter")
+ROCKSDB = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
 
 log = logging.getLogger("petrel_jobs.stream")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the job until it is drained, interrupted or a query fails; its exit status."""
+    """Runs the job until it is drained or told to stop, or a query fails; its exit status."""
     settings = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    spark = open_session(settings)
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    spark = open_session()
+    # Asked for between two calls into the JVM: an exception in the middle of one would leave its answer in the pipe.
+    stop_asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop_asked.set())
     try:
         queries = start_queries(spark, settings)
-        run_until_drained(spark, queries, settings.drain_file)
+        run_until_drained(spark, queries, settings.drain_file, stop_asked)
     finally:
         spark.stop()
     return 0
@@ -89,15 +95,15 @@ def _queries(text: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def open_session(settings: argparse.Namespace) -> SparkSession:
+def open_session() -> SparkSession:
     """The session. What spark-submit or spark-defaults.conf says wins, except for what the results depend on."""
-    builder = SparkSession.builder.config("spark.sql.session.timeZone", "UTC")
-    spark = builder.getOrCreate()
+    spark = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
     defaults = {
-        "spark.sql.streaming.stateStore.providerClass":
-            "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider",
+        "spark.sql.streaming.stateStore.providerClass": ROCKSDB,
         # Uploads what changed in a batch instead of whole files.
         "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+        # There is no filter to infer, and the search for one costs planning time in every micro-batch.
+        "spark.sql.constraintPropagation.enabled": "false",
     }
     for name, value in defaults.items():
         if spark.sparkContext.getConf().get(name) is None:
@@ -168,13 +174,15 @@ def start_devices(spark: SparkSession, settings: argparse.Namespace) -> DataFram
         .load()
         .selectExpr("CAST(value AS STRING) AS value", "offset")
     )
+    checkpoints = f"{settings.checkpoint}/devices"
+    delete(spark, checkpoints)
     spark.conf.set("spark.sql.shuffle.partitions", 1)
     query = (
         pipeline.newest_metadata(announcements)
         .writeStream.queryName("devices")
         .format("memory")
         .outputMode("complete")
-        .option("checkpointLocation", f"{settings.checkpoint}/devices/{uuid.uuid4()}")
+        .option("checkpointLocation", f"{checkpoints}/{uuid.uuid4()}")
         .trigger(processingTime=settings.metadata_trigger)
         .start()
     )
@@ -207,19 +215,33 @@ def start_messages(messages: DataFrame, name: str, settings: argparse.Namespace)
     )
 
 
-def run_until_drained(spark: SparkSession, queries: list[StreamingQuery], drain_file: Path | None) -> None:
-    """Returns when the drain file is there and every query has committed all that is in its topic.
+def run_until_drained(
+    spark: SparkSession, queries: list[StreamingQuery], drain_file: Path | None, stop_asked: threading.Event
+) -> None:
+    """Returns when stopping is asked for, or when the drain file is there and every query has committed its whole topic.
 
     Raises the failure of a query as soon as one fails.
     """
-    log.info("running: %s", ", ".join(query.name for query in queries))
+    log.info("running %s", ", ".join(query.name for query in queries))
     while drain_file is None or not drain_file.exists():
+        if stop_asked.is_set():
+            log.info("stopping in the middle of the topics; the checkpoint knows where")
+            return
         spark.streams.awaitAnyTermination(timeout=1)
     log.info("draining")
+    # From here on a signal ends the process at once, which loses nothing either.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     for query in queries:
         query.processAllAvailable()
         query.stop()
     log.info("drained")
+
+
+def delete(spark: SparkSession, folder: str) -> None:
+    """Deletes a folder, if it is there, in whatever file system its URL names."""
+    path = spark._jvm.org.apache.hadoop.fs.Path(folder)
+    path.getFileSystem(spark._jsc.hadoopConfiguration()).delete(path, True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from pyspark.sql import SparkSession
 
@@ -124,7 +125,7 @@ def rmssd_ms(rr_ms: Sequence[int] | None) -> float | None:
     """
     if rr_ms is None or len(rr_ms) < 2 or any(interval is None for interval in rr_ms):
         return None
-    differences = [after - before for before, after in zip(rr_ms, rr_ms[1:])]
+    differences = [after - before for before, after in pairwise(rr_ms)]
     return math.sqrt(sum(difference**2 for difference in differences) / len(differences))
 
 

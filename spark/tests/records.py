@@ -1,13 +1,13 @@
 """Good records of each domain for tests to change, one of each kind."""
 
-EVENT_TIME = 1_795_000_000_000
+EVENT_TIME = 1_795_000_020_000
 """A whole number of half minutes, so that windows of 10 and 30 s begin at it."""
 
 RECORDS = {
     "smart-city": [
         {
-            "kind": "traffic", "vehicle_count": 37, "speed_kmh": 48.2, "lane_occupancy_pct": 23.4, "heavy_pct": 8.1, "queue_m": 12,
-            "latitude": 46.19283, "longitude": 6.16682,
+            "kind": "traffic", "vehicle_count": 37, "speed_kmh": 48.2, "lane_occupancy_pct": 23.4, "heavy_pct": 8.1,
+            "queue_m": 12, "latitude": 46.19283, "longitude": 6.16682,
         },
         {
             "kind": "air-quality", "pm25_ugm3": 12.5, "pm10_ugm3": 20.0, "no2_ugm3": 31.5, "o3_ugm3": 60.2, "co_mgm3": 0.41,

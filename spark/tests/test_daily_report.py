@@ -38,7 +38,13 @@ def day(spark, define):
 
 def test_a_device_has_its_records_gaps_silence_and_measurements(day):
     first, second, third = daily_report.device_day(day).collect()
-    assert (first.device_id, first.kind, first.area, first.records, first.missing) == ("traffic-00001", "traffic", "district-01", 3, 2)
+    assert (first.device_id, first.kind, first.area, first.records, first.missing) == (
+        "traffic-00001",
+        "traffic",
+        "district-01",
+        3,
+        2,
+    )
     assert (first.anomalies, first.anomaly_pct) == (1, 33.33)
     assert first.longest_silence_s == 24 * 3600 - 60 - 0.001
     assert (first.speed_kmh_avg, first.speed_kmh_min, first.speed_kmh_max) == (30.0, 10.0, 60.0)

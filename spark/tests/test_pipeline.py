@@ -125,7 +125,9 @@ def test_windows_as_messages(spark, define, domain):
 
 def test_the_newest_metadata_of_a_device_counts(spark):
     def announced(device, area):
-        return json.dumps({"device_id": device, "area": area, "model": "m-1", "limit_low": 0, "limit_high": 1.5, "kind": "traffic"})
+        return json.dumps(
+            {"device_id": device, "area": area, "model": "m-1", "limit_low": 0, "limit_high": 1.5, "kind": "traffic"}
+        )
 
     texts = [announced("d-1", "old"), announced("d-2", "other"), announced("d-1", "new"), "not json", None, "{}"]
     devices = pipeline.newest_metadata(texts_as_rows(spark, texts))
@@ -138,7 +140,10 @@ def test_the_newest_metadata_of_a_device_counts(spark):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("CREATE TABLE raw (x INT);", "SQL of mine: expected CREATE OR REPLACE TEMPORARY VIEW <name> AS, found: CREATE TABLE raw"),
+        (
+            "CREATE TABLE raw (x INT);",
+            "SQL of mine: expected CREATE OR REPLACE TEMPORARY VIEW <name> AS, found: CREATE TABLE raw",
+        ),
         ("CREATE OR REPLACE TEMPORARY VIEW parsed AS SELECT 1;", "missing: judged, validated, alerts"),
         ("-- nothing; at all", "missing: parsed, judged, validated, alerts"),
     ],

@@ -43,7 +43,8 @@ def test_windows_close_by_the_watermark_and_late_records_are_left_out(spark, str
         def closed_after(*messages):
             stream.add(*messages)
             query.processAllAvailable()
-            return sorted((row.window_start.timestamp() - EVENT_TIME / 1000, row.records) for row in spark.table("closed").collect())
+            rows = spark.table("closed").collect()
+            return sorted((row.window_start.timestamp() - EVENT_TIME / 1000, row.records) for row in rows)
 
         def at(offset_ms, **changes):
             return record("smart-city", event_time=EVENT_TIME + offset_ms, **changes)
@@ -55,8 +56,8 @@ def test_windows_close_by_the_watermark_and_late_records_are_left_out(spark, str
         assert closed_after(at(15_000)) == [(0, 2)]
         assert closed_after(at(9_999), at(12_000)) == [(0, 2)]
         assert closed_after(at(30_000)) == [(0, 2), (10, 3)]
-        dropped = sum(operator["numRowsDroppedByWatermark"] for progress in query.recentProgress for operator in progress["stateOperators"])
-        assert dropped == 1
+        operators = [operator for progress in query.recentProgress for operator in progress["stateOperators"]]
+        assert sum(operator["numRowsDroppedByWatermark"] for operator in operators) == 1
     finally:
         query.stop()
 
@@ -87,7 +88,8 @@ def test_metadata_that_comes_later_is_used_by_the_next_batch(spark, stream, tmp_
 
     def announce(number, area, limit_high):
         device = {"device_id": "machine-00001", "area": area, "model": "cnc-900", "limit_low": 0.0, "limit_high": limit_high}
-        texts_as_rows(spark, [json.dumps(device)]).selectExpr("value", f"{number}L AS offset").write.mode("append").json(str(announced))
+        announcement = texts_as_rows(spark, [json.dumps(device)]).selectExpr("value", f"{number}L AS offset")
+        announcement.write.mode("append").json(str(announced))
 
     announcements = spark.readStream.schema("value STRING, offset BIGINT").json(str(announced))
     writer = pipeline.newest_metadata(announcements).writeStream.queryName("devices_in_memory").format("memory")
@@ -96,15 +98,15 @@ def test_metadata_that_comes_later_is_used_by_the_next_batch(spark, stream, tmp_
     pipeline.define(spark, industrial, stream.incoming, spark.table("devices_in_memory"), "5 seconds")
     query = started(spark, spark.table("validated"), "machines", tmp_path)
     try:
-        announcements_and_expected = [(None, (None, False)), (("hall-01", 9.0), ("hall-01", False)), (("hall-02", 2.0), ("hall-02", True))]
-        for seq, (announcement, _) in enumerate(announcements_and_expected, start=1):
-            if announcement is not None:
-                announce(seq, *announcement)
+        steps = [(None, (None, False)), (("hall-01", 9.0), ("hall-01", False)), (("hall-02", 2.0), ("hall-02", True))]
+        for seq, (announced_before, _) in enumerate(steps, start=1):
+            if announced_before is not None:
+                announce(seq, *announced_before)
                 devices.processAllAvailable()
             stream.add(record("industrial", seq=seq))
             query.processAllAvailable()
         machines = sorted(spark.table("machines").collect(), key=lambda row: row.seq)
-        assert [(row.area, row.anomaly) for row in machines] == [expected for _, expected in announcements_and_expected]
+        assert [(row.area, row.anomaly) for row in machines] == [expected for _, expected in steps]
     finally:
         query.stop()
         devices.stop()

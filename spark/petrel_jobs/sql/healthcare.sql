@@ -62,7 +62,7 @@ FROM parsed;
 -- A reading is anomalous when the device says so, when the heart rate leaves the device's limits, or when one of the
 -- usual bedside thresholds is crossed.
 CREATE OR REPLACE TEMPORARY VIEW validated AS
-SELECT
+SELECT /*+ BROADCAST(devices) */
   accepted.*,
   devices.area,
   devices.model,

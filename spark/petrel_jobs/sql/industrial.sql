@@ -69,7 +69,7 @@ FROM parsed;
 
 -- A reading is anomalous when the device says so, or when it leaves the limits that the device announced.
 CREATE OR REPLACE TEMPORARY VIEW validated AS
-SELECT
+SELECT /*+ BROADCAST(devices) */
   accepted.*,
   devices.area,
   devices.model,
