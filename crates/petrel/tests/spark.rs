@@ -33,44 +33,26 @@ fn transcript(directory: &Path, commands: &[&[&str]]) -> String {
 #[test]
 fn conf_prints_each_setting_with_its_reason() {
     let directory = tempfile::tempdir().unwrap();
-    let text = transcript(
-        directory.path(),
-        &[
-            &["spark", "conf", "--help"],
-            &["spark", "conf", "--brokers", "kafka-1:9092,kafka-2:9092", "--master", "spark://master:7077"],
-            #[rustfmt::skip]
-            &[
-                "spark", "conf", "--spark", "4", "--master", "spark://127.0.0.1:7077", "--brokers", "127.0.0.1:9092",
-                "--controller", "http://control:8701", "--token", "s3cret\\", "--name", "ward 7", "--domain", "healthcare",
-                "--max-executors", "3", "--executor-cores", "2", "--fast-start", "--sink", "/mnt/sink",
-            ],
-            &[
-                "spark",
-                "conf",
-                "--job",
-                "my_job.py",
-                "--format",
-                "defaults",
-                "--fast-start=/opt/own.jsa",
-                "--",
-                "--own",
-                "a b",
-            ],
-            &[
-                "spark",
-                "conf",
-                "--job",
-                "my_job.py",
-                "--format",
-                "properties",
-                "--token",
-                "s3cret\\",
-                "--master",
-                "yarn",
-            ],
-        ],
-    );
-    assert_snapshot("spark-conf", &text);
+    #[rustfmt::skip]
+    let cluster_elsewhere = [
+        "spark", "conf", "--brokers", "kafka-1:9092,kafka-2:9092", "--master", "spark://master:7077",
+    ];
+    #[rustfmt::skip]
+    let everything = [
+        "spark", "conf", "--spark", "4", "--brokers", "127.0.0.1:9092", "--controller", "http://control:8701",
+        "--token", "s3cret\\", "--name", "ward 7", "--domain", "healthcare", "--max-executors", "3",
+        "--executor-cores", "2", "--fast-start", "--sink", "/mnt/sink",
+    ];
+    #[rustfmt::skip]
+    let own_job = [
+        "spark", "conf", "--job", "my_job.py", "--format", "defaults", "--fast-start=/opt/own.jsa", "--", "--own", "a b",
+    ];
+    #[rustfmt::skip]
+    let properties = [
+        "spark", "conf", "--job", "my_job.py", "--format", "properties", "--token", "s3cret\\", "--master", "yarn",
+    ];
+    let commands: [&[&str]; 5] = [&["spark", "conf", "--help"], &cluster_elsewhere, &everything, &own_job, &properties];
+    assert_snapshot("spark-conf", &transcript(directory.path(), &commands));
 }
 
 #[test]
