@@ -3,7 +3,8 @@
 //! ```text
 //! starting ─▶ running ─ Ctrl-C, SIGTERM or {"command":"drain"} ─▶ draining ─ driver ends by itself ─▶ exit 0
 //!                     ─ driver killed by signal N ▶ exit 128 + N
-//!                     ─ driver ends by itself ────▶ exit 1 with the end of its log
+//!                     ─ driver fails ─────────────▶ exit 1 with the end of its log
+//!                     ─ driver ends well ─────────▶ exit 0
 //! ```
 //!
 //! A job that takes the arguments of Petrel's own is drained by a file that it looks for; another one is ended by SIGTERM,
@@ -167,9 +168,8 @@ impl Submission {
         let log = OpenOptions::new().create(true).append(true).open(&log_path).map_err(failed())?;
         let log_before = log.metadata().map_err(failed())?.len();
 
-        let place = |given: &Option<PathBuf>, usual: PathBuf| given.clone().unwrap_or(usual);
-        let sink = place(&options.builtin.sink, folder.sink());
-        let checkpoint = place(&options.builtin.checkpoint, folder.checkpoint());
+        let sink = place(options.builtin.sink.as_deref(), folder.sink())?;
+        let checkpoint = place(options.builtin.checkpoint.as_deref(), folder.checkpoint())?;
         // Leads to the running binary even when its file was replaced.
         let mut command = Command::new("/proc/self/exe");
         command.args(["spark", "launch", "--parent", &std::process::id().to_string(), "--"]);
@@ -261,8 +261,9 @@ impl Submission {
         }
         let signal = signal_that_ended(ended);
         let was_asked = self.status.state == State::Draining;
-        if ended.success() || (was_asked && self.drain_file.is_none() && signal == Some(Signal::TERM.as_raw())) {
-            return if was_asked { Ok(ExitCode::SUCCESS) } else { Err(self.error("ended without being asked to")) };
+        let ended_by_us = was_asked && self.drain_file.is_none() && signal == Some(Signal::TERM.as_raw());
+        if ended.success() || ended_by_us {
+            return Ok(ExitCode::SUCCESS);
         }
         match signal.map(|signal| u8::try_from(CODE_OF_A_SIGNAL + signal)) {
             Some(Ok(code)) => {
@@ -287,6 +288,15 @@ fn signal_that_ended(ended: ExitStatus) -> Option<i32> {
 
 fn pid_of(process: &Child) -> Option<Pid> {
     i32::try_from(process.id()).ok().and_then(Pid::from_raw)
+}
+
+/// A folder or URL as the driver, which runs in a folder of its own, finds it.
+fn place(given: Option<&Path>, usual: PathBuf) -> Result<PathBuf, CommandError> {
+    match given {
+        None => Ok(usual),
+        Some(url) if url.to_string_lossy().contains(":/") => Ok(url.to_path_buf()),
+        Some(path) => std::path::absolute(path).map_err(CommandError::io(path.display().to_string())),
+    }
 }
 
 fn remove_if_there(file: &Path) -> Result<(), CommandError> {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A JVM, a session and the first executor take their time, and the more so on a busy machine.
-pub(super) const START_PATIENCE: Duration = Duration::from_secs(240);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(600);
 /// Records/s that one core of an executor is taken to commit until the first batches tell.
 pub(super) const RECORDS_PER_S_AND_CORE: f64 = 20_000.0;
 /// Spark itself refuses less: 300 MB that it reserves, times one and a half.
@@ -98,6 +98,8 @@ pub(super) fn arguments(
     wanted: u32,
 ) -> Result<Vec<String>, CommandError> {
     let (spark, engine, control) = (&args.spark, &args.engine, &args.control);
+    // An earlier run may have had other bounds.
+    let at_start = wanted.clamp(control.min_executors, control.max_executors);
     let install = install(args)?;
     let master = spark.spark_master.as_deref().unwrap_or_default();
     let jar = find_jar("--spark-jar", spark.spark_jar.as_deref(), &install.release)?;
@@ -115,7 +117,7 @@ pub(super) fn arguments(
         ("starting-offsets", &first_offsets(args, log_url)?),
         ("min-executors", &control.min_executors),
         ("max-executors", &control.max_executors),
-        ("initial-executors", &wanted),
+        ("initial-executors", &at_start),
         ("executor-memory", &format!("{}m", engine.executor_memory_mb)),
         ("executor-cores", &engine.executor_slots),
         ("trigger-ms", &engine.trigger_ms),
