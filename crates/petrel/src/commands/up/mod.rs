@@ -80,7 +80,7 @@ pub(crate) struct UpArgs {
     #[arg(long, env = "PETREL_GATEWAYS", default_value_t = 4, value_parser = whole::<u16>(1..=64))]
     gateways: u16,
     /// What processes the records: embedded, or spark (a cluster of your own, see --spark-master)
-    #[arg(long = "engine", env = "PETREL_ENGINE", value_enum, default_value_t = Engine::Embedded, hide_possible_values = true)]
+    #[arg(long = "engine", env = "PETREL_ENGINE", value_name = "ENGINE", value_enum, default_value_t = Engine::Embedded, hide_possible_values = true)]
     runs_on: Engine,
     /// Keep every heartbeat, signal and desired state in DATA_DIR/record, for `petrel calibrate`
     #[arg(long, env = "PETREL_RECORD")]
