@@ -15,6 +15,7 @@ use kuva::render::figure::Figure;
 use kuva::render::layout::{Layout, TickFormat};
 use kuva::render::plots::Plot;
 use kuva::render::render::{Scene, render_multiple};
+use petrel_sim::calibration::twin::{TwinInterval, TwinRun};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -483,6 +484,74 @@ pub fn timeline(trace: &str, timeline: &Timeline, slo_p95_ms: f64) -> Option<Pic
         timeline.player
     );
     Some(Picture::new(format!("timeline-{}", timeline.player), caption, scene))
+}
+
+/// A recorded run beside its replay in the world: rate, executors, latency.
+pub fn twin(run: &TwinRun, interval_s: u32) -> Option<Picture> {
+    let intervals = &run.intervals;
+    let (first, last) = (intervals.first()?, intervals.last()?);
+    let (from_s, to_s) = (f64::from(first.from_s), f64::from(last.from_s + interval_s));
+    let line = |figure: &dyn Fn(&TwinInterval) -> f64, colour: &str, label: &str, width: f64| -> Plot {
+        let points = intervals.iter().map(|interval| (f64::from(interval.from_s), figure(interval)));
+        let points: Vec<(f64, f64)> = points.chain([(to_s, figure(last))]).collect();
+        LinePlot::new()
+            .with_data(points)
+            .with_color(colour)
+            .with_step()
+            .with_stroke_width(width)
+            .with_legend(label)
+            .into()
+    };
+    let most = |figure: &dyn Fn(&TwinInterval) -> f64| intervals.iter().map(figure).fold(0.0, f64::max);
+    let rate = |interval: &TwinInterval| interval.arrived / f64::from(interval_s);
+    let rates = vec![line(&rate, GREY, "arrivals", 1.5)];
+    let executors = vec![
+        line(&|interval| f64::from(interval.target), SKY, "asked for", 1.5),
+        line(&|interval| interval.real.running, BLUE, "running, real", 2.0),
+        line(&|interval| interval.world.running, ORANGE, "running, world", 1.5),
+    ];
+    let latency = vec![
+        line(&|interval| interval.real.p95_ms / 1e3, BLUE, "real", 2.0),
+        line(&|interval| interval.world.p95_ms / 1e3, ORANGE, "world", 1.5),
+    ];
+    let dress = |plots: &[Plot], label: &str, top: f64| {
+        Layout::auto_from_plots(plots)
+            .with_y_label(label)
+            .with_x_axis_min(from_s)
+            .with_x_axis_max(to_s)
+            .with_y_axis_min(0.0)
+            .with_y_axis_max(top)
+            .with_y_tick_step(tick_step(top))
+            .with_label_size(12)
+            .with_tick_size(11)
+            .with_legend_position(LegendPosition::InsideTopRight)
+    };
+    let fleet =
+        |interval: &TwinInterval| f64::from(interval.target).max(interval.real.running).max(interval.world.running);
+    let slowest_s = most(&|interval| interval.real.p95_ms.max(interval.world.p95_ms) / 1e3).max(run.slo_p95_ms / 1e3);
+    let layouts = vec![
+        dress(&rates, "records/s", 1.2 * most(&rate).max(1.0)),
+        dress(&executors, "executors", (1.4 * most(&fleet)).ceil().max(2.0)),
+        dress(&latency, "p95 latency, s", 1.1 * slowest_s)
+            .with_reference_line(
+                ReferenceLine::horizontal(run.slo_p95_ms / 1e3).with_color("#d62728").with_label("objective"),
+            )
+            .with_x_label("seconds"),
+    ];
+    let scene = Figure::new(3, 1)
+        .with_plots(vec![rates, executors, latency])
+        .with_layouts(layouts)
+        .with_cell_size(860.0, 210.0)
+        .with_spacing(4.0)
+        .with_title(format!("{}: {} as recorded and in the world", run.name, run.policy))
+        .with_title_size(17)
+        .with_keep_panel_legends()
+        .render();
+    let caption = format!(
+        "{}: policy {} as recorded and replayed in the world with the same arrivals and the same desired state.",
+        run.name, run.policy
+    );
+    Some(Picture::new(format!("twin-{}", run.name), caption, scene))
 }
 
 /// The window of at most `window_s` around the steepest rise of a timeline.

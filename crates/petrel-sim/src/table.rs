@@ -156,7 +156,8 @@ pub fn service_ms(params: &QueueParams, records: f64, executors: f64, memory_gb:
 fn work_ms(params: &QueueParams, records: f64, executors: f64, tier: Tier, codec: Codec) -> f64 {
     let temperature = params.shuffle.temperature_mean;
     let tasks_ms = tasks(params, executors) * params.batch.task_cpu_ms;
-    let cpu_ms = (tasks_ms + records * record_cpu_us(params, codec, temperature) / 1e3) / parallelism(params, executors);
+    let cpu_ms =
+        (tasks_ms + records * record_cpu_us(params, codec, temperature) / 1e3) / parallelism(params, executors);
     let megabytes = records * params.shuffle.bytes_per_record * params.codec(codec).ratio / 1e6;
     let transfer_ms = megabytes * (2.0 + temperature) * transfer_ms_per_mb(params, tier, executors);
     (cpu_ms + transfer_ms) * straggler_factor(params, executors)

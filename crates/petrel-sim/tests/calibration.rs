@@ -67,12 +67,7 @@ fn known_parameters_are_found_again() {
     println!("{:#?}", found.figures);
     for (name, found, truth, tolerance) in [
         ("overhead_ms", params.batch.overhead_ms, truth.batch.overhead_ms, 0.03),
-        (
-            "overhead_per_executor_ms",
-            params.batch.overhead_per_executor_ms,
-            truth.batch.overhead_per_executor_ms,
-            0.10,
-        ),
+        ("overhead_per_executor_ms", params.batch.overhead_per_executor_ms, truth.batch.overhead_per_executor_ms, 0.10),
         ("record_cpu_us", params.batch.record_cpu_us, truth.batch.record_cpu_us, 0.05),
         ("task_cpu_ms", params.batch.task_cpu_ms, truth.batch.task_cpu_ms, 0.15),
         ("contention", params.batch.contention, truth.batch.contention, 0.20),
@@ -107,6 +102,7 @@ fn the_twin_of_a_world_is_that_world() {
     assert!(errors.p50 < 0.06 && errors.p95 < 0.06, "{errors:?}");
     assert!(report.violation_share_error < 0.04, "{}", report.violation_share_error);
     // A world that is not the run's is told apart.
-    let shipped = twin(&held_out.iter().collect::<Vec<&Run>>(), &QueueParams::default(), &TwinSettings::default()).unwrap();
+    let shipped =
+        twin(&held_out.iter().collect::<Vec<&Run>>(), &QueueParams::default(), &TwinSettings::default()).unwrap();
     assert!(shipped.errors.p95 > 0.25, "{:?}", shipped.errors);
 }

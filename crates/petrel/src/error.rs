@@ -7,6 +7,7 @@ use petrel_edge::EdgeError;
 use petrel_engine::error::EngineError;
 use petrel_ingest::LogError;
 use petrel_learn::LearnError;
+use petrel_sim::calibration::RecordingError;
 use petrel_sim::queue::ParamsError;
 use petrel_sim::traces::TraceError;
 
@@ -35,6 +36,8 @@ pub(crate) enum CommandError {
     World(#[from] ParamsError),
     #[error(transparent)]
     Trace(#[from] TraceError),
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
     #[error(transparent)]
     Page(#[from] petrel_dash::DashError),
     /// A file or a socket failed.
@@ -69,6 +72,7 @@ impl CommandError {
             | CommandError::Invalid(_)
             | CommandError::World(_)
             | CommandError::Trace(_)
+            | CommandError::Recording(_)
             | CommandError::Learn(LearnError::Setting(_) | LearnError::WrongFile { .. })
             | CommandError::Arena(ArenaError::Invalid(_) | ArenaError::OtherTournament { .. })
             | CommandError::Log(LogError::Invalid(_))

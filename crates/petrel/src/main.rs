@@ -53,6 +53,8 @@ enum Command {
     Spark(Box<commands::spark::SparkArgs>),
     /// Plays one game in the simulated world and shows every interval
     World(commands::world::WorldArgs),
+    /// Fits the simulated world to recorded runs of a job, and replays runs in it
+    Calibrate(Box<commands::calibrate::CalibrateArgs>),
     /// Learns a policy in a simulated world
     Train(Box<commands::train::TrainArgs>),
     /// Plays the tournament of all policies, tunes the rivals, judges the forecasts
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args),
         Command::Spark(args) => commands::spark::run(&args),
         Command::World(args) => commands::world::run(&args),
+        Command::Calibrate(args) => commands::calibrate::run(&args),
         Command::Train(args) => commands::train::run(&args),
         Command::Arena(args) => commands::arena::run(*args),
         Command::Topics(args) => commands::topics::run(&args),

@@ -2,10 +2,12 @@
 
 use super::latency::LatencyHistogram;
 use super::recording::Run;
+use serde::Serialize;
 use std::fmt;
 
 /// Where the arrivals of a run come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ArrivalSource {
     /// Commit times minus measured latencies are event times.
     EventTimes,

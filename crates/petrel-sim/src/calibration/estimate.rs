@@ -78,7 +78,10 @@ enum TaskCount {
     /// Not counted.
     Unknown,
     /// So many per batch, and so many of them side by side.
-    Fixed { tasks: f64, side_by_side: f64 },
+    Fixed {
+        tasks: f64,
+        side_by_side: f64,
+    },
     PerExecutor,
 }
 
@@ -164,9 +167,13 @@ fn task_count(samples: &[&Sample], has_many_sizes: bool) -> TaskCount {
     // tasks run depends on the fleet.
     let part = |stages: f64| (tasks / stages).round().max(1.0);
     let unexplained = |stages: f64| {
-        let lengthened = |sample: &&&Sample| (sample.span_s * waves(part(stages), sample.executors) / sample.run_s).ln();
-        let all: Vec<f64> =
-            samples.iter().filter(|sample| sample.is_stable && sample.run_s > 0.0).map(|sample| lengthened(&sample)).collect();
+        let lengthened =
+            |sample: &&&Sample| (sample.span_s * waves(part(stages), sample.executors) / sample.run_s).ln();
+        let all: Vec<f64> = samples
+            .iter()
+            .filter(|sample| sample.is_stable && sample.run_s > 0.0)
+            .map(|sample| lengthened(&sample))
+            .collect();
         let middle = median(all.iter().copied()).unwrap_or(0.0);
         mean(all.iter().map(|value| (value - middle).abs())).unwrap_or(0.0)
     };
@@ -310,21 +317,20 @@ fn put_costs(
     let start = CostLaw {
         task_s: base.batch.task_cpu_ms / 1e3,
         record_s: base.batch.record_cpu_us / 1e6,
-        shape: [
-            base.batch.contention,
-            base.batch.coherency,
-            base.startup.jit_slowdown,
-            base.startup.jit_decay_s,
-        ],
+        shape: [base.batch.contention, base.batch.coherency, base.startup.jit_slowdown, base.startup.jit_decay_s],
     };
     let law = cost::fit(samples, |sample| known.tasks_of(sample, base), measured, start, known.free);
-    [params.batch.contention, params.batch.coherency, params.startup.jit_slowdown, params.startup.jit_decay_s] = law.shape;
+    [params.batch.contention, params.batch.coherency, params.startup.jit_slowdown, params.startup.jit_decay_s] =
+        law.shape;
     // Compressing and moving the shuffle is a record's cost as well, and the world adds it by itself.
     let temperature = params.shuffle.temperature_mean;
     let coding_us = table::record_cpu_us(params, facts.codec, temperature) - params.batch.record_cpu_us;
     let megabytes = params.shuffle.bytes_per_record * params.codec(facts.codec).ratio / 1e6;
     let executors = median(samples.iter().map(|sample| sample.executors)).unwrap_or(1.0);
-    let moving_us = megabytes * (2.0 + temperature) * table::transfer_ms_per_mb(params, facts.tier, executors) * 1e3
+    let moving_us = megabytes
+        * (2.0 + temperature)
+        * table::transfer_ms_per_mb(params, facts.tier, executors)
+        * 1e3
         * table::parallelism(params, executors);
     params.batch.record_cpu_us = (1e6 * law.record_s - coding_us - moving_us).max(1e-3);
     params.batch.task_cpu_ms = match known.tasks {

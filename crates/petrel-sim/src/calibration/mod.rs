@@ -35,6 +35,7 @@ use crate::queue::{ParamsError, QueueParams};
 use estimate::{Facts, Known};
 use petrel_core::InvalidValue;
 use sample::Sample;
+use serde::Serialize;
 use stats::{Resampler, quantile};
 
 /// How to calibrate.
@@ -64,7 +65,7 @@ const MOST_PER_REPLICATE: usize = 1_000;
 const FEWEST_SAMPLES: usize = 30;
 
 /// One parameter that was set.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Figure {
     /// Its name with its table, as in the parameter file.
     pub name: String,
@@ -77,7 +78,7 @@ pub struct Figure {
 }
 
 /// What calibration found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Calibration {
     /// The parameters.
     pub params: QueueParams,

@@ -10,6 +10,7 @@ use super::recording::Run;
 use super::stats::{kendall_tau, mean, median, quantile};
 use crate::queue::{Arrivals, Interval, Latencies, QueueParams, QueueWorld, WorldSettings, default_limits};
 use petrel_core::{Action, InvalidValue, Limits, Slo};
+use serde::Serialize;
 use std::sync::Arc;
 
 /// How to replay.
@@ -32,7 +33,7 @@ impl Default for TwinSettings {
 }
 
 /// What is compared of one side in one interval.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Side {
     /// Median latency, milliseconds.
     pub p50_ms: f64,
@@ -45,7 +46,7 @@ pub struct Side {
 }
 
 /// One decision interval, real beside world.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TwinInterval {
     /// Its beginning, seconds after the first heartbeat.
     pub from_s: u32,
@@ -60,7 +61,7 @@ pub struct TwinInterval {
 }
 
 /// One run and its replay.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TwinRun {
     /// Name of the recording.
     pub name: String,
@@ -77,7 +78,7 @@ pub struct TwinRun {
 }
 
 /// Errors over a set of intervals.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TwinErrors {
     /// Intervals.
     pub intervals: usize,
@@ -94,7 +95,7 @@ pub struct TwinErrors {
 }
 
 /// One player over all of its runs.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TwinPlayer {
     /// Its policy.
     pub policy: String,
@@ -109,7 +110,7 @@ pub struct TwinPlayer {
 }
 
 /// The whole test.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TwinReport {
     /// Runs in the order given.
     pub runs: Vec<TwinRun>,
@@ -168,10 +169,7 @@ fn player(policy: &str, runs: &[TwinRun]) -> TwinPlayer {
         policy: policy.to_string(),
         runs: own.len(),
         errors: errors(intervals()),
-        mean_p95_ms: (
-            of_intervals(|interval| interval.real.p95_ms),
-            of_intervals(|interval| interval.world.p95_ms),
-        ),
+        mean_p95_ms: (of_intervals(|interval| interval.real.p95_ms), of_intervals(|interval| interval.world.p95_ms)),
         executor_seconds: (of_runs(|run| run.executor_seconds.0), of_runs(|run| run.executor_seconds.1)),
     }
 }

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use petrel_core::protocol::{
-    BatchReport, DesiredState, ExecutorPhase, ExecutorStatus, Heartbeat, PROTOCOL_VERSION, QueryStatus, latency_buckets_ms,
+    BatchReport, DesiredState, ExecutorPhase, ExecutorStatus, Heartbeat, PROTOCOL_VERSION, QueryStatus,
+    latency_buckets_ms,
 };
 use petrel_core::{Action, Codec, Slo, Tier};
 use petrel_sim::calibration::Run;
@@ -53,8 +54,7 @@ impl Game {
         let params = Arc::new(self.params.clone());
         let mut limits = default_limits();
         limits.min_executors = 0;
-        let settings =
-            WorldSettings { limits, slo: Slo { p95_ms: 3_000.0 }, ..WorldSettings::new(&params, self.seed) };
+        let settings = WorldSettings { limits, slo: Slo { p95_ms: 3_000.0 }, ..WorldSettings::new(&params, self.seed) };
         let mut world = QueueWorld::new(Arc::clone(&params), Arc::clone(&arrivals), settings).unwrap();
         world.begin_with(self.targets[0].1, 1.0, 0.0);
         world.log_batches(100_000);

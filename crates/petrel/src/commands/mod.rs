@@ -1,6 +1,7 @@
 //! One file per subcommand.
 
 pub(crate) mod arena;
+pub(crate) mod calibrate;
 pub(crate) mod control;
 pub(crate) mod driver;
 pub(crate) mod edge;
