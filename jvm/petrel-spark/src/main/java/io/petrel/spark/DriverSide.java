@@ -23,7 +23,7 @@ final class DriverSide implements DriverPlugin {
   private static final Logger LOG = LoggerFactory.getLogger(DriverSide.class);
 
   /** A queue of Petrel's own on Spark's listener bus: it neither waits for other listeners nor makes them wait. */
-  private static final String LISTENER_QUEUE = "petrel";
+  static final String LISTENER_QUEUE = "petrel";
 
   private static final long LONGEST_REPLY_MS = 5_000;
 

@@ -22,6 +22,7 @@ final class HeartbeatSender {
   private final Executor scaling;
   private final SparingLog log;
   private final Backoff backoff;
+  private final Cost cost = new Cost();
   private final CountDownLatch stopping = new CountDownLatch(1);
   private final Thread thread;
   private long heardNs = System.nanoTime();
@@ -72,8 +73,11 @@ final class HeartbeatSender {
 
   private void beat() throws InterruptedException {
     try {
+      long startNs = System.nanoTime();
       Report report = reporter.next(System.currentTimeMillis());
-      DesiredState desired = post(report);
+      byte[] heartbeat = Json.write(report.heartbeat());
+      cost.made(System.nanoTime() - startNs);
+      DesiredState desired = controller.post(heartbeat);
       reporter.acknowledged(report);
       backoff.answered();
       heardNs = System.nanoTime();
@@ -97,10 +101,6 @@ final class HeartbeatSender {
       String why = "no controller has answered for " + silentMs / 1_000 + " s";
       scale(nowMs -> steering.carryOnAlone(why, nowMs));
     }
-  }
-
-  private DesiredState post(Report report) throws ControllerException, JsonProcessingException, InterruptedException {
-    return controller.post(Json.write(report.heartbeat()));
   }
 
   private void scale(LongConsumer step) {

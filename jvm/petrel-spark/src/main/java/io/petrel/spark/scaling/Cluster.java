@@ -13,9 +13,6 @@ interface Cluster {
   /** Ends the executors, busy or not, and says which. */
   List<String> kill(List<String> executors);
 
-  /** Gives the executors no new tasks any more, and says which will leave. */
-  List<String> decommission(List<String> executors);
-
-  /** True when a decommissioned executor leaves by itself, after it has moved its blocks. */
-  boolean decommissionedLeave();
+  /** Gives the executors no new tasks any more, and says which heard that. */
+  List<String> drain(List<String> executors);
 }

@@ -13,6 +13,7 @@ final class Scaler {
   private final Cluster cluster;
   private final Executors executors;
   private final Shrink shrink;
+  /** Told to end, and not gone yet. */
   private final Set<String> ended = new HashSet<>();
   private Integer requested;
 
@@ -41,17 +42,12 @@ final class Scaler {
     return surplus < 0 ? Outcome.REQUESTED : Outcome.MET;
   }
 
-  /**
-   * Ends executors that were told to take no more tasks and are free by now, unless they leave by themselves. That has to go on
-   * when someone else decides.
-   */
+  /** Ends executors that take no more tasks and are free by now. That has to go on when someone else decides. */
   void finishRemovals() {
     List<Candidate> leaving = executors.leaving();
     ended.retainAll(leaving.stream().map(Candidate::id).toList());
-    if (!cluster.decommissionedLeave()) {
-      List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
-      ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
-    }
+    List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
+    ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
   }
 
   /** Someone else asks the cluster from now on: what was requested here holds no longer. */
@@ -59,20 +55,22 @@ final class Scaler {
     requested = null;
   }
 
+  /** Begins to remove up to {@code surplus} executors and says how many. */
   private int remove(int surplus, long nowMs) {
     List<String> killed = cluster.killIdle(Removals.free(executors.active(), surplus));
     ended.addAll(killed);
     executors.draining(killed, nowMs);
-    int left = surplus - killed.size();
-    if (left > 0 && shrink != Shrink.IDLE) {
-      List<String> busy = Removals.any(executors.active(), left);
-      List<String> leaving = shrink == Shrink.KILL ? cluster.kill(busy) : cluster.decommission(busy);
-      if (shrink == Shrink.KILL) {
-        ended.addAll(leaving);
-      }
-      executors.draining(leaving, nowMs);
-      left -= leaving.size();
+    List<String> busy = Removals.any(executors.active(), surplus - killed.size());
+    List<String> leaving =
+        switch (shrink) {
+          case IDLE -> List.of();
+          case DECOMMISSION -> cluster.drain(busy);
+          case KILL -> cluster.kill(busy);
+        };
+    if (shrink == Shrink.KILL) {
+      ended.addAll(leaving);
     }
-    return surplus - left;
+    executors.draining(leaving, nowMs);
+    return killed.size() + leaving.size();
   }
 }

@@ -16,6 +16,7 @@ import scala.collection.JavaConverters;
 public final class SparkCluster implements Cluster {
   private static final boolean KEEP_TARGET = false;
   private static final boolean NOT_A_FAILURE = false;
+  private static final boolean EXECUTOR_KNOWS = true;
 
   private final SparkContext context;
 
@@ -39,8 +40,13 @@ public final class SparkCluster implements Cluster {
     return kill(executors, true);
   }
 
+  /**
+   * Decommissions them on the driver's side only: the scheduler passes them over and their blocks are handed on where Spark is
+   * set to do that. Told to decommission itself, an executor may stay for half a minute after its last task, because it looks
+   * for blocks to hand on that often; Petrel ends it as soon as it is free.
+   */
   @Override
-  public List<String> decommission(List<String> executors) {
+  public List<String> drain(List<String> executors) {
     if (executors.isEmpty() || !(context.schedulerBackend() instanceof ExecutorAllocationClient client)) {
       return List.of();
     }
@@ -49,15 +55,8 @@ public final class SparkCluster implements Cluster {
     for (int index = 0; index < leaving.length; index++) {
       leaving[index] = new Tuple2<>(executors.get(index), new ExecutorDecommissionInfo("Petrel shrinks", Option.empty()));
     }
-    // An executor is only told where it can act on it; the scheduler gives it no new tasks either way.
-    boolean triggeredByExecutor = !decommissionedLeave();
     return new ArrayList<>(
-        JavaConverters.seqAsJavaList(client.decommissionExecutors(leaving, KEEP_TARGET, triggeredByExecutor)));
-  }
-
-  @Override
-  public boolean decommissionedLeave() {
-    return context.conf().getBoolean("spark.decommission.enabled", false);
+        JavaConverters.seqAsJavaList(client.decommissionExecutors(leaving, KEEP_TARGET, EXECUTOR_KNOWS)));
   }
 
   private List<String> kill(List<String> executors, boolean busyToo) {

@@ -8,7 +8,6 @@ import org.apache.spark.scheduler.cluster.ExecutorInfo;
 final class FakeCluster implements Cluster {
   final List<String> calls = new ArrayList<>();
   boolean takesRequests = true;
-  boolean decommissionedLeave;
   private final Executors executors;
 
   FakeCluster(Executors executors) {
@@ -38,13 +37,8 @@ final class FakeCluster implements Cluster {
   }
 
   @Override
-  public List<String> decommission(List<String> ids) {
-    return note("decommission ", ids);
-  }
-
-  @Override
-  public boolean decommissionedLeave() {
-    return decommissionedLeave;
+  public List<String> drain(List<String> ids) {
+    return note("drain ", ids);
   }
 
   private List<String> note(String what, List<String> ids) {

@@ -62,20 +62,7 @@ class ScalerTest {
     executors.taskEnded("2", 450, 650, 100);
     scaler.finishRemovals();
     scaler.finishRemovals();
-    assertEquals(List.of("request 2", "decommission 2", "kill idle 2"), cluster.calls);
-  }
-
-  @Test
-  void anExecutorThatLeavesByItselfIsLeftAlone() {
-    cluster.decommissionedLeave = true;
-    Scaler scaler = threeOfWhichOneIsBusy(Shrink.DECOMMISSION);
-    executors.taskStarted("0");
-    executors.taskStarted("2");
-    scaler.approach(2, 500);
-    executors.taskEnded("2", 450, 650, 100);
-    scaler.finishRemovals();
-    assertEquals(Outcome.WAITING, scaler.approach(2, 700));
-    assertEquals(List.of("request 2", "decommission 2"), cluster.calls);
+    assertEquals(List.of("request 2", "drain 2", "kill idle 2"), cluster.calls);
   }
 
   @Test

@@ -1,0 +1,65 @@
+package io.petrel.spark;
+
+import java.lang.management.ManagementFactory;
+import java.lang.management.ThreadInfo;
+import java.lang.management.ThreadMXBean;
+import java.util.Locale;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** What does Petrel cost the driver? A line a minute in the log. Used by one thread. */
+final class Cost {
+  private static final Logger LOG = LoggerFactory.getLogger(Cost.class);
+  private static final long PERIOD_NS = 60_000_000_000L;
+
+  private final ThreadMXBean threads = ManagementFactory.getThreadMXBean();
+  private long sinceNs = System.nanoTime();
+  private long cpuSinceMs = cpuMs();
+  private int heartbeats;
+  private long makingNs;
+  private long longestNs;
+
+  /** A heartbeat was put together and written as JSON in this time; waiting for the answer is not part of it. */
+  void made(long tookNs) {
+    heartbeats++;
+    makingNs += tookNs;
+    longestNs = Math.max(longestNs, tookNs);
+    long nowNs = System.nanoTime();
+    if (nowNs - sinceNs >= PERIOD_NS) {
+      long cpuMs = cpuMs();
+      LOG.info(
+          "Petrel: cost of {} heartbeats: {} ms to make one, {} ms at most; {} ms CPU each for all of Petrel's threads",
+          heartbeats,
+          ms(makingNs / heartbeats),
+          ms(longestNs),
+          ms((cpuMs - cpuSinceMs) * 1_000_000 / heartbeats));
+      sinceNs = nowNs;
+      cpuSinceMs = cpuMs;
+      heartbeats = 0;
+      makingNs = 0;
+      longestNs = 0;
+    }
+  }
+
+  /** CPU time of the threads that heartbeats, listening to Spark, scaling and HTTP run on. */
+  private long cpuMs() {
+    long ns = 0;
+    for (ThreadInfo thread : threads.getThreadInfo(threads.getAllThreadIds())) {
+      if (thread != null && isPetrels(thread.getThreadName())) {
+        ns += Math.max(0, threads.getThreadCpuTime(thread.getThreadId()));
+      }
+    }
+    return ns / 1_000_000;
+  }
+
+  /** The names of the listener queue and of the HTTP client's selector are given by Spark and by the JDK. */
+  private static boolean isPetrels(String name) {
+    return name.startsWith("petrel-")
+        || name.equals("spark-listener-group-" + DriverSide.LISTENER_QUEUE)
+        || name.matches("HttpClient-\\d+-SelectorManager");
+  }
+
+  private static String ms(long ns) {
+    return String.format(Locale.ROOT, "%.2f", ns / 1e6);
+  }
+}
