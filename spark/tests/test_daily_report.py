@@ -7,8 +7,8 @@ from records import record
 
 from petrel_jobs import daily_report
 
-DAY = datetime.date(2026, 11, 25)
-MIDNIGHT_MS = int(datetime.datetime(2026, 11, 25, tzinfo=datetime.timezone.utc).timestamp() * 1000)
+DAY = datetime.date(2025, 11, 25)
+MIDNIGHT_MS = int(datetime.datetime(2025, 11, 25, tzinfo=datetime.timezone.utc).timestamp() * 1000)
 HOUR_MS = 3_600_000
 
 
