@@ -11,6 +11,7 @@ Run it with the Python of spark/fetch.sh, for example:
 
 --out gets settings.json, games.csv (one row a game), bursts.csv (one row a burst: the unit of the statistics),
 intervals.csv, recordings/ (for `petrel calibrate`), report.md and plots. It may be interrupted; --resume plays what is missing.
+A value that begins with a dash is given as --java-options=-XX:+UseSerialGC.
 """
 
 import argparse
