@@ -27,7 +27,7 @@ from .cluster import Executor, Spark, SparkCluster, find_spark
 from .controller import Controller
 from .cpu_limit import CpuLimit
 from .job import Plugin, SparkJob
-from .processes import Process, TestbedError, free_port, wait_until
+from .processes import Process, TestbedError, free_port, started, wait_until
 from .producer import Producer
 from .proxy import Relay
 from .sink import Committed, committed_files, committed_records, committed_table, last_batch
@@ -52,5 +52,6 @@ __all__ = [
     "find_spark",
     "free_port",
     "last_batch",
+    "started",
     "wait_until",
 ]

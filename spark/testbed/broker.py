@@ -15,7 +15,7 @@ from .processes import Process, TestbedError, accepts, free_port
 REPOSITORY = Path(__file__).resolve().parents[2]
 FETCH = REPOSITORY / "crates/petrel-ingest/tests/kafka/fetch.sh"
 CLUSTER_ID = "petreltest0000000000AA"
-START_S = 240.0
+START_S = 600.0
 QUICK_START = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 
@@ -40,8 +40,7 @@ class Kafka:
         self.port = free_port()
         self.brokers = f"127.0.0.1:{self.port}"
         self.url = f"kafka://{self.brokers}"
-        jars = kafka_jars()
-        class_path = f"{jars}/*"
+        self._class_path = f"{kafka_jars()}/*"
         directory.mkdir(parents=True, exist_ok=True)
         properties = directory / "server.properties"
         properties.write_text(self._properties(free_port()))
@@ -50,20 +49,10 @@ class Kafka:
             '<Configuration><Appenders><Console name="out"><PatternLayout pattern="%d %p %m%n"/></Console></Appenders>'
             '<Loggers><Root level="info"><AppenderRef ref="out"/></Root></Loggers></Configuration>'
         )
-        if not (directory / "data" / "meta.properties").exists():
-            formatted = subprocess.run(
-                ["java", "-Xmx128m", *QUICK_START, "-cp", class_path, "kafka.tools.StorageTool", "format"]
-                + ["-t", CLUSTER_ID, "-c", str(properties)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            if formatted.returncode != 0:
-                raise TestbedError(f"the broker's data directory could not be formatted:\n{formatted.stdout}")
         self.process = Process(
             "kafka",
             ["java", f"-Xms{heap}", f"-Xmx{heap}", *QUICK_START, f"-Dlog4j2.configurationFile={logging}"]
-            + ["-cp", class_path, "kafka.Kafka", str(properties)],
+            + ["-cp", self._class_path, "kafka.Kafka", str(properties)],
             directory / "kafka.log",
         )
 
@@ -108,7 +97,17 @@ class Kafka:
         self.stop()
 
     def start(self) -> None:
-        """Starts the broker and waits until it takes requests."""
+        """Starts the broker and waits until it takes requests; formats its data directory if that is new."""
+        if not (self.directory / "data" / "meta.properties").exists():
+            formatted = subprocess.run(
+                ["java", "-Xmx128m", *QUICK_START, "-cp", self._class_path, "kafka.tools.StorageTool", "format"]
+                + ["-t", CLUSTER_ID, "-c", str(self.directory / "server.properties")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            if formatted.returncode != 0:
+                raise TestbedError(f"the broker's data directory could not be formatted:\n{formatted.stdout}")
         self.process.start()
         self.process.wait_ready(
             lambda: "Kafka Server started" in self.process.output() and accepts(self.port), START_S

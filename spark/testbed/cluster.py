@@ -13,7 +13,7 @@ from .cpu_limit import CpuLimit
 from .processes import Process, TestbedError, free_port, wait_until
 
 FETCH = Path(__file__).resolve().parents[1] / "fetch.sh"
-START_S = 180.0
+START_S = 600.0
 EXECUTOR_CLASS = "org.apache.spark.executor.CoarseGrainedExecutorBackend"
 
 
@@ -84,6 +84,7 @@ class SparkCluster:
             "SPARK_CONF_DIR": str(configuration),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_PUBLIC_DNS": "127.0.0.1",
+            "SPARK_LAUNCHER_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
             "SPARK_DAEMON_MEMORY": "256m",
             "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
             "SPARK_LOCAL_DIRS": str(directory / "local"),

@@ -13,7 +13,8 @@ from typing import Any
 
 from .processes import Process, TestbedError, accepts, free_port, wait_until
 
-START_S = 60.0
+START_S = 300.0
+REPLY_S = 60.0
 
 
 def petrel_binary() -> Path:
@@ -47,7 +48,6 @@ class Controller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.resume()
         self.stop()
 
     def start(self) -> None:
@@ -56,7 +56,8 @@ class Controller:
         self.process.wait_ready(lambda: accepts(self.port), START_S)
 
     def stop(self) -> None:
-        """Stops it in order."""
+        """Stops it in order, also when it is paused."""
+        self.resume()
         self.process.stop()
 
     def kill(self) -> None:
@@ -83,11 +84,13 @@ class Controller:
             headers={"Content-Type": "application/json"} | ({} if token is None else {"Authorization": f"Bearer {token}"}),
         )
         try:
-            with urllib.request.urlopen(request, timeout=10.0) as reply:
+            with urllib.request.urlopen(request, timeout=REPLY_S) as reply:
                 text = reply.read()
         except urllib.error.HTTPError as refusal:
             words = refusal.read().decode("utf-8", "replace")
             raise TestbedError(f"the controller answers {path} with {refusal.code}: {words}") from refusal
+        except OSError as error:
+            raise TestbedError(f"the controller does not answer {path}: {error}\n{self.tails()}") from error
         return json.loads(text) if text else None
 
     def job(self, job: str) -> dict:

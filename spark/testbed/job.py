@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,8 @@ class SparkJob:
         }
         jars = [str(jar) for jar in cluster.spark.kafka_jars]
         if plugin is not None:
-            jars.append(str(plugin_jar(cluster.spark)))
+            # A copy, so that the jar may be built anew while the job runs.
+            jars.append(shutil.copy(plugin_jar(cluster.spark), directory))
             settings |= {
                 "spark.plugins": "io.petrel.spark.PetrelPlugin",
                 "spark.petrel.url": plugin.url,

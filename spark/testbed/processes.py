@@ -14,9 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Found = TypeVar("Found")
 
@@ -253,3 +255,23 @@ class Process:
                 self.kill()
                 raise TestbedError(f"{self.name} was not ready within {seconds:g} s\n{self.tail()}")
             time.sleep(POLL_S)
+
+
+class Part(Protocol):
+    """Something of the testbed that is started and stopped."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def started(*parts: Part) -> Iterator[None]:
+    """Starts parts that do not need each other, all at once, and stops them at the end, the last one first."""
+    with ExitStack() as stack:
+        for part in parts:
+            stack.callback(part.stop)
+        with ThreadPoolExecutor(len(parts)) as threads:
+            for start in [threads.submit(part.start) for part in parts]:
+                start.result()
+        yield

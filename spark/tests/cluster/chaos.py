@@ -33,6 +33,7 @@ from testbed import (
     SparkJob,
     TestbedError,
     committed_records,
+    started,
     wait_until,
 )
 
@@ -42,7 +43,7 @@ MOST_EXECUTORS = 3
 RATE = 100.0
 SILENCE_S = 6.0
 # They only bound how long a failure takes: a loaded machine needs minutes for what takes seconds on a free one.
-RECOVERY_S = 600.0
+RECOVERY_S = 1_200.0
 JOBS = f"""
 [jobs.{JOB}]
 policy = "fixed"
@@ -208,10 +209,11 @@ class Outcome:
 def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Callable[[str], None]) -> Outcome:
     """Goes through the faults; :class:`TestbedError` when the job does not recover or the sink is not exact."""
     begin = time.monotonic()
+    kafka = Kafka(directory / "kafka")
+    cluster = SparkCluster(version, directory / "cluster", cores=MOST_EXECUTORS)
+    controller = Controller(directory / "control", JOBS)
     with (
-        Kafka(directory / "kafka") as kafka,
-        SparkCluster(version, directory / "cluster", cores=MOST_EXECUTORS) as cluster,
-        Controller(directory / "control", JOBS) as controller,
+        started(kafka, cluster, controller),
         Relay(controller.port) as relay,
         Producer(kafka.brokers, DOMAIN, seed) as producer,
     ):
@@ -251,7 +253,8 @@ def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Call
                 producer.stop()
                 job.drain(RECOVERY_S)
         except TestbedError as error:
-            raise TestbedError("\n".join([str(error), job.tails(), controller.tails(), cluster.tails(), kafka.tails()])) from error
+            logs = [part.tails() for part in (job, controller, cluster, kafka)]
+            raise TestbedError("\n".join([str(error), *logs])) from error
         committed = committed_records(job.sink, producer.sent)
         committed.check()
         log = job.process.log.read_text("utf-8", "replace")

@@ -1,5 +1,6 @@
 """What the tests on a real cluster share: the testbed's folder on the path, and the ends of all logs when one fails."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes, even on a free machine")
+    config.addinivalue_line("markers", "petrel: needs PETREL_BINARY, the petrel program; skipped without")
     # kafka-python reads its own message formats in a way that Python 3.11 calls old.
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("petrel") and not os.environ.get("PETREL_BINARY"):
+        pytest.skip("PETREL_BINARY is not set, expected the path of the petrel program")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -18,6 +18,7 @@ def test_a_seed_names_its_faults():
 
 
 @pytest.mark.slow
+@pytest.mark.petrel
 def test_every_kind_of_fault_once(tmp_path):
     faults = chaos.plan(SEED, len(chaos.KINDS))
     outcome = chaos.run(tmp_path, version("pyspark"), SEED, faults, print)

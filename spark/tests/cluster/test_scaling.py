@@ -6,7 +6,9 @@ program, and ``jvm/build.sh`` has built the plugin.
 
 from importlib.metadata import version
 
-from testbed import Controller, Kafka, Plugin, Producer, SparkCluster, SparkJob, committed_records, wait_until
+import pytest
+
+from testbed import Controller, Kafka, Plugin, Producer, SparkCluster, SparkJob, committed_records, started, wait_until
 
 JOB = "scaling"
 TOKEN = "not-a-secret-of-a-test"
@@ -18,11 +20,11 @@ min-executors = 1
 max-executors = 3
 token = "{TOKEN}"
 """
-# They only bound how long a failure takes: a loaded machine needs a minute for what takes seconds on a free one.
-START_S = 300.0
-SCALE_S = 180.0
-BATCH_S = 180.0
-DRAIN_S = 180.0
+# They only bound how long a failure takes: a loaded machine needs minutes for what takes seconds on a free one.
+START_S = 900.0
+SCALE_S = 600.0
+BATCH_S = 600.0
+DRAIN_S = 600.0
 
 
 def working(controller: Controller) -> list[int]:
@@ -31,15 +33,16 @@ def working(controller: Controller) -> list[int]:
     return sorted(each["id"] for each in executors if each["phase"] == "running" and each["first_task_ms"] is not None)
 
 
+@pytest.mark.petrel
 def test_one_three_one(tmp_path, evidence):
+    kafka = evidence(Kafka(tmp_path / "kafka"))
+    cluster = evidence(SparkCluster(version("pyspark"), tmp_path / "cluster", cores=3))
+    controller = evidence(Controller(tmp_path / "control", JOBS))
     with (
-        evidence(Kafka(tmp_path / "kafka")) as kafka,
-        evidence(SparkCluster(version("pyspark"), tmp_path / "cluster", cores=3)) as cluster,
-        evidence(Controller(tmp_path / "control", JOBS)) as controller,
+        started(kafka, cluster, controller),
         Producer(kafka.brokers, "smart-city", seed=1) as producer,
     ):
         kafka.create_domain_topics("smart-city", partitions=6)
-        producer.announce()
         job = evidence(
             SparkJob(
                 cluster,
@@ -49,7 +52,7 @@ def test_one_three_one(tmp_path, evidence):
                 JOB,
                 executors=(1, 1, 3),
                 plugin=Plugin(controller.url, TOKEN),
-                arguments=["--queries", "records,windows", "--state-partitions", "2"],
+                arguments=["--queries", "records,windows", "--no-metadata", "--state-partitions", "2"],
             )
         )
         with job:

@@ -16,12 +16,14 @@ import pytest
 
 from testbed import Kafka, SparkCluster, free_port, last_batch, wait_until
 from testbed.controller import petrel_binary
+from testbed.job import plugin_jar
 from testbed.processes import Process
 
 # They only bound how long a failure takes: a loaded machine needs minutes for what takes seconds on a free one.
-START_S = 600.0
-BATCH_S = 600.0
+START_S = 900.0
+BATCH_S = 900.0
 DRAIN_S = 400.0
+STREAM = Path(__file__).resolve().parents[2] / "petrel_jobs" / "stream.py"
 
 
 class Up:
@@ -34,6 +36,7 @@ class Up:
         self.page = f"http://127.0.0.1:{free_port()}"
         command = [petrel_binary(), "up", "--engine", "spark", "--log", kafka.url, "--spark-master", cluster.url]
         command += ["--spark-home", cluster.spark.home, "--spark-connector", cluster.spark.kafka_jars[0].parent]
+        command += ["--spark-jar", plugin_jar(cluster.spark), "--spark-job", STREAM]
         command += ["--data-dir", self.data, "--listen", self.page.removeprefix("http://"), "--report", self.report]
         command += ["--trace", "steady", "--rate", "200", "--devices", "20", "--gateways", "2", "--partitions", "4"]
         command += ["--max-executors", "2", "--reduce-partitions", "2", "--record"]
