@@ -16,12 +16,14 @@
 
 use multiversion::multiversion;
 use petrel_core::InvalidValue;
+use std::sync::Arc;
 
 /// A multi-layer perceptron: tanh after every hidden layer, linear output.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mlp {
     sizes: Vec<usize>,
-    params: Vec<f32>,
+    /// Shared by clones until one of them changes it.
+    params: Arc<[f32]>,
     /// Activations of the layer before and the layer at hand, each as wide as the widest layer.
     scratch: Vec<f32>,
 }
@@ -83,7 +85,7 @@ impl Mlp {
             return Err(InvalidValue::new(field, params[position], "a finite number"));
         }
         let widest = sizes.iter().copied().max().unwrap_or(0);
-        Ok(Self { sizes: sizes.to_vec(), params, scratch: vec![0.0; 2 * widest] })
+        Ok(Self { sizes: sizes.to_vec(), params: Arc::from(params), scratch: vec![0.0; 2 * widest] })
     }
 
     /// The network whose parameters are all zero.
@@ -116,7 +118,7 @@ impl Mlp {
 
     /// The flat parameters, to be trained in place.
     pub fn params_mut(&mut self) -> &mut [f32] {
-        &mut self.params
+        Arc::make_mut(&mut self.params)
     }
 
     /// The network's answer to `input`, which has [`Mlp::input_len`] entries; [`Mlp::output_len`] entries come back.

@@ -2,6 +2,7 @@
 
 use crate::policies::{Learned, LearnedClassic};
 use petrel_core::InvalidValue;
+use std::sync::{Mutex, PoisonError};
 
 /// Policies of the world `queue`, which also decide for a live job: name and file.
 pub const SHIPPED: [(&str, &[u8]); 4] = [
@@ -17,19 +18,27 @@ const CLASSIC: &[u8] = include_bytes!("../policies/classic-ppo.safetensors");
 /// The shipped policy that `learned` stands for: the one that did best on the validation split.
 pub const LEARNED: &str = "ppo";
 
-/// The shipped policy called `name`; `learned` is [`LEARNED`].
+/// Policies that were asked for, in the order of [`SHIPPED`].
+static READ: Mutex<[Option<Learned>; SHIPPED.len()]> = Mutex::new([const { None }; SHIPPED.len()]);
+
+/// The shipped policy called `name`; `learned` is [`LEARNED`]. Policies of one name share the parameters of their networks, so
+/// that thousands of jobs may have one each.
 ///
 /// # Errors
 /// [`InvalidValue`] that lists the names there are.
 pub fn shipped(name: &str) -> Result<Learned, InvalidValue> {
     let wanted = if name == "learned" { LEARNED } else { name };
-    match SHIPPED.iter().find(|(known, _)| *known == wanted) {
-        Some((_, bytes)) => Learned::load(bytes),
-        None => {
-            let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
-            Err(InvalidValue::new("trained policy", name, format!("learned, {}", names.join(", "))))
-        }
+    let Some(index) = SHIPPED.iter().position(|(known, _)| *known == wanted) else {
+        let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+        return Err(InvalidValue::new("trained policy", name, format!("learned, {}", names.join(", "))));
+    };
+    let read = &mut READ.lock().unwrap_or_else(PoisonError::into_inner)[index];
+    if let Some(policy) = read {
+        return Ok(policy.clone());
     }
+    let policy = Learned::load(SHIPPED[index].1)?;
+    *read = Some(policy.clone());
+    Ok(policy)
 }
 
 /// The shipped policy of the world `classic`; one network for all scenarios.

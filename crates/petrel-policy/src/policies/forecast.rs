@@ -3,9 +3,10 @@
 //!
 //! A micro-batch of `λ·T` records on `n` executors lasts `o + λ·T / (n·c)` (overhead `o`, trigger `T`, capacity `c` of one
 //! executor). It keeps up while that is at most `ρ·T`, so `n ≥ λ / (c·(ρ − o/T))`. The backlog above one trigger's
-//! arrivals must drain within the objective on top.
+//! arrivals must drain within the objective on top. Executors that were asked for and did not come in time are not counted
+//! on: as many more are asked for in their place, and none that runs is released meanwhile.
 
-use crate::policies::wish;
+use crate::policies::{stand_ins, wish};
 use petrel_core::signal::rate_at_horizon;
 use petrel_core::{Decision, Observation, Policy};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,16 @@ impl Forecast {
     }
 }
 
+/// A wish for `executors` and for those that take the place of missing ones.
+fn with_stand_ins(observation: &Observation, executors: u32, mut reason: String) -> Decision {
+    let more = stand_ins(observation, executors);
+    if more > 0 {
+        let missing = observation.executors_missing;
+        reason = format!("{reason}; {missing} asked for before are missing: {more} more in their place");
+    }
+    wish(observation, executors.saturating_add(more), reason)
+}
+
 impl Policy for Forecast {
     fn name(&self) -> &'static str {
         "forecast"
@@ -93,18 +104,18 @@ impl Policy for Forecast {
                 "no fresh signal: {:.0} records/s arriving and {drain:.0} to drain need {executors} executors",
                 observation.arrival_rate
             );
-            return wish(observation, executors, reason);
+            return with_stand_ins(observation, executors, reason);
         };
         let horizon_s = self.horizon_s(observation);
         let ahead = self.ahead(observation, &forecast);
         let needed = self.executors_for(observation, ahead + drain);
-        if needed >= current {
+        if needed.saturating_add(stand_ins(observation, needed)) >= current {
             let reason = format!(
                 "up to {ahead:.0} records/s within {horizon_s:.0} s (0.9 quantile) and {drain:.0} to drain, {:.0} an executor: \
                  {needed} executors",
                 observation.executor_capacity
             );
-            return wish(observation, needed, reason);
+            return with_stand_ins(observation, needed, reason);
         }
         let release_s = observation.startup_delay_s + settings.release_margin_s;
         let later = petrel_core::HORIZONS_S
@@ -113,9 +124,14 @@ impl Policy for Forecast {
             .filter(|(horizon, _)| f64::from(**horizon) <= release_s)
             .map(|(_, row)| row[UPPER])
             .fold(ahead.max(rate_at_horizon(&forecast, UPPER, release_s)), f64::max);
-        let kept = self.executors_for(observation, later + drain).min(current);
-        let reason =
-            format!("at most {later:.0} records/s within {release_s:.0} s (0.9 quantile): {kept} executors are enough");
+        let enough = self.executors_for(observation, later + drain).min(current);
+        // Those that would be released could not be had back for sure.
+        let is_short = observation.executors_missing > 0;
+        let kept = if is_short { enough.max(observation.executors_running.min(current)) } else { enough };
+        let held = if kept > enough { format!(", {kept} stay while others are missing") } else { String::new() };
+        let reason = format!(
+            "at most {later:.0} records/s within {release_s:.0} s (0.9 quantile): {enough} executors are enough{held}"
+        );
         wish(observation, kept, reason)
     }
 
@@ -171,6 +187,36 @@ mod tests {
         // (7500 - 1500) / 1.5 s = 4000 records/s more.
         assert_eq!(behind.action.executors, ((1_100.0_f64 + 4_000.0) / 650.0).ceil() as u32);
         assert!(behind.action.executors > calm);
+    }
+
+    #[test]
+    fn missing_executors_are_not_counted_on_and_a_full_cluster_is_not_asked_for_ever_more() {
+        // 3,500 records/s need six executors, of which four were asked for long ago and two run.
+        let forecast = rising([3_500.0; 5]);
+        let mut observation = Observation { forecast, executors_target: 6, executors_missing: 4, ..quiet() };
+        let decision = policy().decide(&observation);
+        assert_eq!(decision.action.executors, 10);
+        let reason = "; 4 asked for before are missing: 4 more in their place";
+        assert!(decision.reason.ends_with(reason), "{}", decision.reason);
+        // They do not come either: what is asked for stays.
+        (observation.executors_target, observation.executors_missing) = (10, 8);
+        assert_eq!(policy().decide(&observation).action.executors, 10);
+        // All come: what is not needed may go again.
+        (observation.executors_running, observation.executors_missing) = (10, 0);
+        assert_eq!(policy().decide(&observation).action.executors, 6);
+        let stale = Observation { forecast: None, arrival_rate: 3_500.0, executors_missing: 1, ..quiet() };
+        assert_eq!(policy().decide(&stale).action.executors, 7);
+    }
+
+    #[test]
+    fn nothing_that_runs_is_released_while_others_are_missing() {
+        let calm = Observation { executors_running: 4, executors_target: 6, executors_missing: 2, ..quiet() };
+        let decision = policy().decide(&calm);
+        assert_eq!(decision.action.executors, 4);
+        let reason = ": 2 executors are enough, 4 stay while others are missing";
+        assert!(decision.reason.ends_with(reason), "{}", decision.reason);
+        let none_missing = Observation { executors_target: 4, executors_missing: 0, ..calm };
+        assert_eq!(policy().decide(&none_missing).action.executors, 2);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use petrel_core::{Decision, InvalidValue, Observation, Policy, Weights};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Key of the settings in the file's metadata.
 pub const METADATA_KEY: &str = "petrel-policy";
@@ -50,7 +51,7 @@ pub struct Learned {
     name: &'static str,
     actor: Mlp,
     meta: Option<MetaController>,
-    meta_params: Option<Vec<f32>>,
+    meta_params: Option<Arc<[f32]>>,
     input: [f32; QUEUE_OBSERVATION],
 }
 
@@ -83,6 +84,7 @@ impl Learned {
             (None, None) => None,
             _ => return Err(InvalidValue::new("meta-controller", "half of it", "widths and parameters, or neither")),
         };
+        let meta_params = meta_params.map(Arc::from);
         Ok(Self { settings, name, actor, meta, meta_params, input: [0.0; QUEUE_OBSERVATION] })
     }
 
@@ -108,7 +110,7 @@ impl Learned {
     /// [`InvalidValue`] when settings cannot be written, which finite ones always can.
     pub fn to_bytes(&self) -> Result<Vec<u8>, InvalidValue> {
         let mut parts = vec![("actor", self.actor.params())];
-        parts.extend(self.meta_params.as_ref().map(|params| ("meta", params.as_slice())));
+        parts.extend(self.meta_params.as_ref().map(|params| ("meta", &**params)));
         write_file(&parts, METADATA_KEY, &self.settings)
     }
 

@@ -41,3 +41,9 @@ pub(crate) fn wish(observation: &Observation, executors: u32, reason: String) ->
         reason,
     }
 }
+
+/// Executors to ask for beside the `wanted` ones, in the place of those that were asked for and did not come. Never more than
+/// lack: a cluster that is full is not asked for more and more.
+pub(crate) fn stand_ins(observation: &Observation, wanted: u32) -> u32 {
+    observation.executors_missing.min(wanted.saturating_sub(observation.executors_running))
+}

@@ -17,6 +17,9 @@
 //! Capacity, fixed part and start-up delay are scaled to the measured ones, so that the model holds on other machines. An interval
 //! counts as violated with a probability that rises from 0 to 1 around the objective, over `latency_width` of it.
 //!
+//! Executors that were asked for longer ago than the start-up quantile and are not there are left out of the plan, and as many more are
+//! asked for in their place.
+//!
 //! Memory, tier and codec are those with which a record costs least on half of the largest fleet, at the highest rate that it
 //! serves within the objective and in reserve: chosen once, as another memory size would replace every executor.
 //!
@@ -24,6 +27,7 @@
 //! scenario trees); Birge and Louveaux, *Introduction to Stochastic Programming*, chapter 2 (two stages with recourse). The plant, the
 //! objective and the coordinate search are ours.
 
+use crate::policies::stand_ins;
 use petrel_core::signal::rate_at_horizon;
 use petrel_core::{Action, Codec, Decision, Observation, Policy, Tier};
 use petrel_sim::queue::QueueParams;
@@ -482,7 +486,10 @@ impl Mpc {
             records: 0.0,
             span_s: trigger_s,
             running: f64::from(observation.executors_running.min(LARGEST_FLEET)),
-            starting: f64::from(observation.executors_starting.min(LARGEST_FLEET)),
+            // Those that should be there by now are not counted on.
+            starting: f64::from(
+                observation.executors_starting.saturating_sub(observation.executors_missing).min(LARGEST_FLEET),
+            ),
             warm: f64::from(observation.executors_prewarmed.min(LARGEST_FLEET)),
             coldness: self.coldness,
             up_mid: [0.0; MOST_INTERVALS + 1],
@@ -893,8 +900,8 @@ impl Policy for Mpc {
             later[1][0],
             later[2][0]
         );
-        let action =
-            Action { executors: first, memory_gb: model.memory_gb, tier: model.tier, codec: model.codec, prewarm };
+        let executors = first.saturating_add(stand_ins(observation, first));
+        let action = Action { executors, memory_gb: model.memory_gb, tier: model.tier, codec: model.codec, prewarm };
         self.model = Some(model);
         Decision { action, reason }
     }
@@ -1042,6 +1049,22 @@ mod tests {
         let left = Mpc::new(sure).decide(&idle).action.executors;
         assert!(left <= 8, "what is not needed leaves: {left}");
         assert!(mpc().decide(&idle).action.executors > left, "some stay where bursts come without notice");
+    }
+
+    #[test]
+    fn missing_executors_are_left_out_of_the_plan_and_replaced() {
+        let busy = Observation {
+            arrival_rate: 60_000.0,
+            forecast: Some([[55_000.0, 60_000.0, 65_000.0]; 5]),
+            executors_starting: 6,
+            executors_target: 10,
+            ..steady()
+        };
+        let counted_on = mpc().decide(&busy).action.executors;
+        let missing = mpc().decide(&Observation { executors_missing: 6, ..busy.clone() }).action.executors;
+        assert!(missing > counted_on, "{missing} instead of {counted_on}");
+        let none_starts = Observation { executors_starting: 0, executors_missing: 6, ..busy };
+        assert_eq!(mpc().decide(&none_starts).action.executors, missing, "whether the engine lists them or not");
     }
 
     #[test]
