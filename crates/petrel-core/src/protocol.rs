@@ -102,29 +102,33 @@ pub struct BatchReport {
     pub latency_counts: Vec<u64>,
 }
 
+/// Latency buckets with an upper bound.
+const LATENCY_BUCKETS: usize = 120;
+
 /// Upper bounds of the latency buckets, milliseconds: 120 steps of 8 % from 10 ms, about 94 s.
 pub fn latency_buckets_ms() -> Vec<f64> {
-    (0..120).map(|step| 10.0 * 1.08_f64.powi(step)).collect()
+    (0..LATENCY_BUCKETS).map(latency_bound_ms).collect()
+}
+
+fn latency_bound_ms(bucket: usize) -> f64 {
+    10.0 * 1.08_f64.powi(bucket as i32)
 }
 
 /// The `quantile` (0 to 1) of a histogram over [`latency_buckets_ms`] (one extra bucket on top), in
 /// milliseconds: the upper bound of the bucket that holds it. 0 for an empty histogram.
 pub fn latency_quantile_ms(counts: &[u64], quantile: f64) -> f64 {
-    let total: u64 = counts.iter().sum();
+    let total = counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
     if total == 0 {
         return 0.0;
     }
     let rank = ((total as f64) * quantile).ceil().max(1.0) as u64;
-    let bounds = latency_buckets_ms();
-    let mut seen = 0;
-    for (index, count) in counts.iter().enumerate() {
-        seen += count;
-        if seen >= rank {
-            let last = bounds.len() - 1;
-            return if index > last { bounds[last] * 1.08 } else { bounds[index] };
-        }
-    }
-    bounds[bounds.len() - 1] * 1.08
+    let mut seen = 0_u64;
+    let holds = |count: &u64| {
+        seen = seen.saturating_add(*count);
+        seen >= rank
+    };
+    let bucket = counts.iter().position(holds).unwrap_or(LATENCY_BUCKETS);
+    if bucket < LATENCY_BUCKETS { latency_bound_ms(bucket) } else { 1.08 * latency_bound_ms(LATENCY_BUCKETS - 1) }
 }
 
 /// Index of the bucket of [`latency_buckets_ms`] for `latency_ms`.
