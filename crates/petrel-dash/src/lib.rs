@@ -65,5 +65,4 @@ pub use many_jobs::{JobsSource, PIN_EXECUTORS_MAX};
 pub use metrics::render as render_metrics;
 pub use one_job::{BURST_FACTOR_MAX, BURST_SECONDS_MAX, BurstCommand, DashSources};
 pub use refusal::ControllerRefusal;
-pub use refusal::ControllerRefusal as HeartbeatRefusal;
 pub use server::{ConnectionLimits, DashHandle, serve, serve_jobs};

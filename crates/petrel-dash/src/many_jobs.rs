@@ -158,8 +158,11 @@ async fn overview(
     blocking(move || Json(wanted.answer(&shared.overview.jobs(&*shared.source), now_ms())).into_response()).await
 }
 
+/// Made for this request: programs ask here right after what they did, and the feed may be a second old.
 async fn state(State(shared): State<Arc<Shared>>, Path(job): Path<String>) -> Result<Response, Refusal> {
-    Ok(shared.feed(job).await?.state())
+    let name = job.clone();
+    let snapshot = blocking(move || shared.source.snapshot(&name)).await?;
+    snapshot.map(|snapshot| Json(snapshot).into_response()).ok_or_else(|| unknown_job(&job))
 }
 
 async fn history(
