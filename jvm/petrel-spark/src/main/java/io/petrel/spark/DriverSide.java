@@ -25,7 +25,7 @@ final class DriverSide implements DriverPlugin {
   /** A queue of Petrel's own on Spark's listener bus: it neither waits for other listeners nor makes them wait. */
   static final String LISTENER_QUEUE = "petrel";
 
-  private static final long LONGEST_REPLY_MS = 5_000;
+  private static final int LONGEST_REPLY_MS = 5_000;
 
   private final SparingLog log = new SparingLog();
   private final Queries queries = new Queries();
@@ -72,13 +72,8 @@ final class DriverSide implements DriverPlugin {
     }
     try {
       steering = new Steering(context, executors, settings.shrink(), settings.hold());
-      long timeoutMs = Math.min(LONGEST_REPLY_MS, settings.silenceMs() / 2);
-      Controller controller =
-          new Controller(
-              settings.controller(),
-              settings.token(),
-              timeoutMs,
-              java.util.concurrent.Executors.newSingleThreadExecutor(new DaemonThreads("petrel-http")));
+      int timeoutMs = (int) Math.min(LONGEST_REPLY_MS, settings.silenceMs() / 2);
+      Controller controller = new Controller(settings.controller(), settings.token(), timeoutMs);
       String engine = "spark " + context.version();
       Reporter reporter =
           new Reporter(settings, engine, context.startTime(), telemetry, queries, executors, steering);

@@ -71,13 +71,13 @@ final class HeartbeatSender {
     }
   }
 
-  private void beat() throws InterruptedException {
+  private void beat() {
     try {
-      long startNs = System.nanoTime();
+      long startNs = cost.threadNs();
       Report report = reporter.next(System.currentTimeMillis());
       byte[] heartbeat = Json.write(report.heartbeat());
-      cost.made(System.nanoTime() - startNs);
       DesiredState desired = controller.post(heartbeat);
+      cost.told(cost.threadNs() - startNs);
       reporter.acknowledged(report);
       backoff.answered();
       heardNs = System.nanoTime();

@@ -1,7 +1,9 @@
 package io.petrel.spark;
 
 import io.petrel.spark.scaling.Shrink;
+import java.net.MalformedURLException;
 import java.net.URI;
+import java.net.URL;
 import java.util.List;
 import java.util.Locale;
 import org.apache.spark.SparkConf;
@@ -21,7 +23,7 @@ import org.apache.spark.SparkConf;
  * @param cpusPerTask cores that a task takes
  */
 record Settings(
-    URI controller,
+    URL controller,
     String token,
     String job,
     long heartbeatMs,
@@ -62,16 +64,16 @@ record Settings(
         conf.getInt("spark.task.cpus", 1));
   }
 
-  private static URI controller(SparkConf conf) {
+  private static URL controller(SparkConf conf) {
     String expected = "the controller's address, http://HOST:PORT";
     String url = conf.get("spark.petrel.url", "");
     try {
       URI uri = URI.create(url.replaceAll("/+$", "") + HEARTBEAT_PATH);
       boolean http = "http".equals(uri.getScheme()) || "https".equals(uri.getScheme());
       if (http && uri.getHost() != null) {
-        return uri;
+        return uri.toURL();
       }
-    } catch (IllegalArgumentException notAnAddress) {
+    } catch (IllegalArgumentException | MalformedURLException notAnAddress) {
       // Told below together with the other ways in which it can be wrong.
     }
     throw invalid(conf, "spark.petrel.url", expected);

@@ -10,7 +10,7 @@ import io.petrel.spark.protocol.DesiredState;
 import java.io.IOException;
 import java.net.InetAddress;
 import java.net.InetSocketAddress;
-import java.net.URI;
+import java.net.URL;
 import java.nio.charset.StandardCharsets;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.ExecutorService;
@@ -76,7 +76,7 @@ class ControllerTest {
   @Test
   void aReplyThatNeverEndsIsCut() {
     answer(exchange -> reply(exchange, 200, " ".repeat(1_000_000)));
-    assertEquals("not reached: the reply has more than 65536 bytes", refusal(10_000));
+    assertEquals("was not reached: the reply has more than 65536 bytes", refusal(10_000));
   }
 
   @Test
@@ -110,7 +110,7 @@ class ControllerTest {
   @Test
   void aControllerThatIsNotThereIsNotReached() {
     server.stop(0);
-    assertEquals("not reached: connection refused", refusal(10_000));
+    assertEquals("refused the connection", refusal(10_000));
   }
 
   private interface Answer {
@@ -135,13 +135,13 @@ class ControllerTest {
     exchange.getResponseBody().write(body);
   }
 
-  private String refusal(long timeoutMs) {
+  private String refusal(int timeoutMs) {
     return assertThrows(ControllerException.class, () -> post(timeoutMs)).getMessage();
   }
 
-  private DesiredState post(long timeoutMs) throws IOException, InterruptedException {
+  private DesiredState post(int timeoutMs) throws IOException {
     InetSocketAddress address = server.getAddress();
-    URI uri = URI.create("http://" + address.getHostString() + ":" + address.getPort() + "/api/v1/heartbeat");
-    return new Controller(uri, "secret", timeoutMs, threads).post("{}".getBytes(StandardCharsets.UTF_8));
+    URL url = new URL("http", address.getHostString(), address.getPort(), "/api/v1/heartbeat");
+    return new Controller(url, "secret", timeoutMs).post("{}".getBytes(StandardCharsets.UTF_8));
   }
 }

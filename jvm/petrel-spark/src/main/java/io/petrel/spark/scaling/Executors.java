@@ -64,7 +64,7 @@ public final class Executors {
       return;
     }
     long unaskedMs = timeMs - startMs < INITIAL_MS ? startMs : timeMs;
-    alive.put(id, new Executor(id, requests.grant(unaskedMs), timeMs, info));
+    alive.put(id, new Executor(id, requests.grant(timeMs, unaskedMs), timeMs, info));
     reconcile(timeMs);
   }
 

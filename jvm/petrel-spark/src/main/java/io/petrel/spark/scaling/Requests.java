@@ -8,7 +8,13 @@ import java.util.Iterator;
  * be granted in the order in which they were made, and withdrawn in the opposite order. Not safe for use by several threads.
  */
 final class Requests {
+  /** A cluster that has begun to start an executor when its request is withdrawn brings it all the same, within this time. */
+  private static final long LATE_MS = 120_000;
+
+  private static final int MOST_WITHDRAWN = 1_000;
+
   private final ArrayDeque<Request> open = new ArrayDeque<>();
+  private final ArrayDeque<Request> withdrawn = new ArrayDeque<>();
   private long made;
 
   /**
@@ -22,16 +28,23 @@ final class Requests {
   /** From now on this many are open. */
   void setOpen(int count, long nowMs) {
     while (open.size() > count) {
-      open.removeLast();
+      withdrawn.addLast(open.removeLast());
+    }
+    while (withdrawn.size() > MOST_WITHDRAWN) {
+      withdrawn.removeFirst();
     }
     while (open.size() < count) {
       open.addLast(new Request(made++, nowMs));
     }
   }
 
-  /** An executor came: when was it asked for? {@code otherwiseMs} where no request is open. */
-  long grant(long otherwiseMs) {
-    return open.isEmpty() ? otherwiseMs : open.removeFirst().sinceMs();
+  /** An executor came at {@code nowMs}: when was it asked for? {@code otherwiseMs} where nobody has asked. */
+  long grant(long nowMs, long otherwiseMs) {
+    withdrawn.removeIf(request -> nowMs - request.sinceMs() > LATE_MS);
+    if (!open.isEmpty()) {
+      return open.removeFirst().sinceMs();
+    }
+    return withdrawn.isEmpty() ? otherwiseMs : withdrawn.removeFirst().sinceMs();
   }
 
   Iterator<Request> iterator() {

@@ -14,9 +14,9 @@ class RequestsTest {
   void theOldestIsGrantedFirst() {
     requests.setOpen(1, 100);
     requests.setOpen(2, 200);
-    assertEquals(100, requests.grant(-1));
-    assertEquals(200, requests.grant(-1));
-    assertEquals(-1, requests.grant(-1));
+    assertEquals(100, requests.grant(1_000, -1));
+    assertEquals(200, requests.grant(1_000, -1));
+    assertEquals(-1, requests.grant(1_000, -1));
   }
 
   @Test
@@ -25,6 +25,16 @@ class RequestsTest {
     requests.setOpen(3, 200);
     requests.setOpen(1, 300);
     assertEquals(List.of(new Request(0, 100)), open());
+  }
+
+  @Test
+  void anExecutorThatWasBegunWhenItsRequestWasWithdrawnComesLate() {
+    requests.setOpen(1, 100);
+    requests.setOpen(0, 200);
+    assertEquals(100, requests.grant(5_000, -1));
+    requests.setOpen(1, 6_000);
+    requests.setOpen(0, 7_000);
+    assertEquals(-1, requests.grant(500_000, -1));
   }
 
   @Test
