@@ -60,12 +60,13 @@ impl Controller {
         let name: Arc<str> = Arc::from(settings.job.as_str());
         let log = DecisionLog::open(&settings.data_dir)?;
         let recorder = settings.record.then(|| Recorder::start(&settings.data_dir)).transpose()?;
-        if let Some(recorder) = &recorder {
-            recorder.run(&name, &settings, now_ms);
-        }
         let remembered = Remembered { last: log.last()?, pin: log.pin()? };
         let place = Place { first_interval_share: 1.0, decisions_shown: SHOWN };
-        let job = Job::new(policy, Arc::new(settings), place, remembered, now_ms);
+        let settings = Arc::new(settings);
+        let job = Job::new(policy, Arc::clone(&settings), place, remembered, now_ms);
+        if let Some(recorder) = &recorder {
+            recorder.begin(&name, &settings, &job.desired(), now_ms);
+        }
         let state = State { job, signals: Signals::default(), fleet: FleetFigures::default(), alerts: VecDeque::new() };
         Ok(Self { state: Mutex::new(state), deciding: Mutex::new(()), log, recorder, name })
     }

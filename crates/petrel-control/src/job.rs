@@ -212,17 +212,19 @@ impl Job {
         next_question_ms
     }
 
-    /// Judges effects, and decides if an interval has passed, or earlier if the policy calls it urgent or executors have to be asked for
-    /// again. The objective is judged once an interval either way.
+    /// Judges effects, and decides if an interval has passed, or earlier if the policy calls it urgent or executors have
+    /// to be asked for again. The objective is judged once an interval either way.
     pub(crate) fn step(&mut self, gateways: &Totals, now_ms: i64) -> Step {
         let mut step = Step { changes: Changes::default(), pending: self.pending };
         if self.heartbeat.is_none() {
             return step;
         }
-        let asks_again = self.judge_effect(&mut step, now_ms);
+        let is_silent = now_ms - self.heard_ms > SILENT_MS;
+        let asks_again = self.judge_effect(&mut step, now_ms) && !is_silent;
         let is_due = now_ms >= self.due_ms;
         // The first interval teaches what an executor can do: its first batches are cold.
-        let may_be_urgent = self.intervals.total > 0 && now_ms - self.questioned_ms >= URGENT_EVERY_MS;
+        let is_warmed_up = self.intervals.total > 0;
+        let may_be_urgent = is_warmed_up && !is_silent && now_ms - self.questioned_ms >= URGENT_EVERY_MS;
         if !(is_due || may_be_urgent || asks_again) {
             return step;
         }
@@ -234,7 +236,7 @@ impl Job {
         if is_due || may_be_urgent {
             self.questioned_ms = now_ms;
         }
-        if now_ms - self.heard_ms > SILENT_MS {
+        if is_silent {
             return step;
         }
         let is_urgent = !is_due && may_be_urgent && self.pin.is_none() && self.policy.is_urgent(&observation);
@@ -349,14 +351,14 @@ impl Job {
         let (wished, probability) = (wish.action, self.policy.wish_probability());
         // The executors of an engine are all of one size.
         wish.action.memory_gb = observation.executor_memory_gb;
+        let wish_reason = self.pin.map(|_| wish.reason.clone()).unwrap_or_default();
         let mut decision = self.guardrails.apply(wish, &observation);
         if let Some(executors) = self.pin {
-            let (policy, instead) = (self.policy.name(), decision.action.executors);
-            decision.reason = format!(
-                "pinned to {executors} executors by the operator; {policy} would have {instead}: {}",
-                decision.reason
-            );
+            let (policy, instead) = (self.policy.name(), wished.executors);
             decision.action.executors = executors;
+            decision.reason = format!(
+                "pinned to {executors} executors by the operator; {policy} would have {instead}: {wish_reason}"
+            );
         }
         let took_us = began.elapsed().as_secs_f64() * 1e6;
         LoggedDecision {

@@ -156,11 +156,7 @@ impl Jobs {
         let place =
             Place { first_interval_share: 0.5 + (index as f64 * GOLDEN).fract(), decisions_shown: DECISIONS_SHOWN };
         let job = Job::new(policy, Arc::clone(settings), place, remembered, now_ms);
-        let name: Arc<str> = Arc::from(name);
-        if let Some(recorder) = &self.recorder {
-            recorder.run(&name, settings, now_ms);
-        }
-        Ok(Arc::new(Slot { name, rules: Arc::clone(rules), job: Mutex::new(job) }))
+        Ok(Arc::new(Slot { name: Arc::from(name), rules: Arc::clone(rules), job: Mutex::new(job) }))
     }
 
     /// Takes a heartbeat; the answer is the desired state. A job that is heard for the first time is taken up if the
@@ -184,7 +180,13 @@ impl Jobs {
         }
         let Some(recorder) = &self.recorder else { return lock(&slot.job).heartbeat(heartbeat, now_ms) };
         let line = record::line("heartbeat", &heartbeat, now_ms);
-        let desired = lock(&slot.job).heartbeat(heartbeat, now_ms)?;
+        let (is_first, desired) = {
+            let mut job = lock(&slot.job);
+            (!job.hears_engine(), job.heartbeat(heartbeat, now_ms)?)
+        };
+        if is_first {
+            recorder.begin(&slot.name, &slot.rules.settings, &desired, now_ms);
+        }
         recorder.write(&slot.name, line);
         Ok(desired)
     }
@@ -228,7 +230,8 @@ impl Jobs {
         let Some(recorder) = &self.recorder else { return };
         let line = record::line("signal", signal, now_ms);
         for slot in read(&self.jobs).values() {
-            if self.audiences[slot.rules.audience].listens_to(&signal.gateway) {
+            let is_listening = self.audiences[slot.rules.audience].listens_to(&signal.gateway);
+            if is_listening && lock(&slot.job).hears_engine() {
                 recorder.write(&slot.name, line.clone());
             }
         }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 const DECISIONS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("decisions");
 /// Every job that was heard, by name.
 const JOBS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("jobs");
+/// Pages that are kept in memory: those that the next rows of ten thousand jobs go to.
+const CACHE_BYTES: usize = 96 * 1024 * 1024;
 /// Old rows that one new row takes with it at most, when a job's share of the log has become smaller.
 const MOST_DROPPED: usize = 4;
 
@@ -47,7 +49,8 @@ impl JobsLog {
         let path = directory.join("jobs.redb");
         let refuse = |detail: String| ControlError::DecisionLog { path: path.display().to_string(), detail };
         std::fs::create_dir_all(directory).map_err(|error| refuse(error.to_string()))?;
-        let database = Database::create(&path).map_err(|error| refuse(error.to_string()))?;
+        let database =
+            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|error| refuse(error.to_string()))?;
         let log = Self { database, path };
         log.change(|transaction| {
             transaction.open_table(DECISIONS)?;

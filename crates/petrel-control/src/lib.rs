@@ -8,8 +8,9 @@
 //!
 //! [`followed`] reads the log back as decisions with what came of them, for learning.
 //!
-//! [`Controller`] is plain and synchronous: the caller hands in messages with the time they came, and calls
-//! [`Controller::tick`] often; HTTP and MQTT live elsewhere.
+//! [`Controller`] steers one job, [`Jobs`] thousands in one process, with the same code: both are plain and synchronous.
+//! The caller hands in messages with the time they came, and calls `tick` often; HTTP and MQTT live elsewhere. What an engine
+//! has to send and what it gets is described in `docs/protocol.md`.
 //!
 //! # Example
 //!
@@ -19,6 +20,7 @@
 //! let folder = tempfile::tempdir()?;
 //! let controller = Controller::start(ControlSettings::new("job", folder.path()), 0)?;
 //! assert_eq!(controller.desired().executors, 1);
+//! assert_eq!(controller.pin(Some(3), 1_000)?.executors, 3);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

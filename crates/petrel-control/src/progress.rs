@@ -70,8 +70,8 @@ impl ExecutorSize {
     }
 }
 
-/// Everything that the queries of a job have committed. Every query reads the same records, so what is counted by record is that of
-/// the query with the most.
+/// Everything that the queries of a job have committed. Every query reads the same records, so what is counted by record
+/// is that of the query with the most.
 #[derive(Debug)]
 pub(crate) struct Progress {
     queries: Vec<Query>,
@@ -149,7 +149,8 @@ impl Progress {
         }
     }
 
-    /// Records/s that one executor commits when it is busy all the time: every record costs what all queries together take for it.
+    /// Records/s that one executor commits when it is busy all the time: a record costs what all queries together take
+    /// for it.
     pub(crate) fn executor_capacity(&self) -> f64 {
         let seconds_per_record: f64 = self.queries.iter().filter_map(|query| query.records_per_s).map(f64::recip).sum();
         if seconds_per_record > 0.0 { seconds_per_record.recip() } else { self.capacity_prior }

@@ -5,7 +5,7 @@
 
 use crate::error::ControlError;
 use crate::settings::ControlSettings;
-use petrel_core::Limits;
+use petrel_core::{DesiredState, Limits};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -80,8 +80,8 @@ impl Recorder {
         Ok(Self { queue: Some(queue), lost, thread: Some(thread) })
     }
 
-    /// Begins the recording of `job`.
-    pub(crate) fn run(&self, job: &Arc<str>, settings: &ControlSettings, now_ms: i64) {
+    /// Begins the recording of `job`, which is at `desired`.
+    pub(crate) fn begin(&self, job: &Arc<str>, settings: &ControlSettings, desired: &DesiredState, now_ms: i64) {
         let run = RunLine {
             job,
             policy: &settings.policy,
@@ -90,6 +90,7 @@ impl Recorder {
             limits: settings.limits,
         };
         self.send(job, line("run", &run, now_ms), true);
+        self.write(job, line("desired", desired, now_ms));
     }
 
     /// Adds `line` to the recording of `job`.
@@ -211,4 +212,46 @@ fn open(path: &Path) -> std::io::Result<OpenFile> {
 fn file_stem(job: &str) -> String {
     let allowed = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '.' | '_' | '-');
     job.chars().map(|symbol| if allowed(symbol) { symbol } else { '_' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_replaces_the_older_one_and_each_begins_with_how_the_job_is_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start_with(folder.path(), 2_000).unwrap();
+        let job: Arc<str> = Arc::from("a");
+        let desired = DesiredState {
+            version: 2,
+            decision_id: 0,
+            executors: 1,
+            tier: petrel_core::Tier::Memory,
+            codec: petrel_core::Codec::Lz4,
+            advice_only: false,
+        };
+        recorder.begin(&job, &ControlSettings::new("a", folder.path()), &desired, 0);
+        for heard_ms in 0..100 {
+            recorder.write(&job, line("desired", &desired, heard_ms));
+        }
+        assert_eq!(recorder.lines_lost(), 0);
+        drop(recorder);
+        let read = |name: &str| std::fs::read_to_string(folder.path().join("record").join(name)).unwrap();
+        let (older, newer) = (read("a.1.jsonl"), read("a.jsonl"));
+        for text in [&older, &newer] {
+            assert!(text.starts_with("{\"heard_ms\":0,\"run\":{\"job\":\"a\""), "{text}");
+            assert!(text.len() < 2_200, "{}", text.len());
+        }
+        let last_of_older = older.lines().last().unwrap().to_string();
+        let first_of_newer = newer.lines().nth(1).unwrap().to_string();
+        let heard = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["heard_ms"].as_i64().unwrap();
+        assert_eq!(heard(&first_of_newer), heard(&last_of_older) + 1, "nothing is lost in between");
+        assert_eq!(heard(newer.lines().last().unwrap()), 99);
+    }
+
+    #[test]
+    fn names_of_jobs_become_names_of_files() {
+        assert_eq!(file_stem("../smart city/ü-1_2.x"), ".._smart_city__-1_2.x");
+    }
 }
