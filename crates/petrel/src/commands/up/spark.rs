@@ -14,7 +14,8 @@ use std::time::Duration;
 
 /// A JVM, a session and the first executor take their time, and the more so on a busy machine.
 pub(super) const START_PATIENCE: Duration = Duration::from_secs(600);
-/// Records/s that one core of an executor is taken to commit until the first batches tell.
+/// Records/s that one core of an executor is taken to commit until the first batches tell: Petrel's own job has five
+/// queries, which cost some 10 µs a record each.
 pub(super) const RECORDS_PER_S_AND_CORE: f64 = 20_000.0;
 /// Spark itself refuses less: 300 MB that it reserves, times one and a half.
 const LEAST_MEMORY_MB: u64 = 450;
