@@ -53,6 +53,8 @@ class PluginTest {
     assertEquals("spark " + spark.version(), first.get("engine").asText());
     assertEquals(200.0, first.get("trigger_ms").asDouble());
 
+    controller.await("CPU that an executor used", beat -> beat.get("executors").get(0).get("cpu_utilisation").asDouble() > 0);
+
     controller.want(2, false);
     controller.await("two executors that run", beat -> running(beat) == 2 && beat.get("executors").size() == 2);
     JsonNode met = controller.await("its outcome", PluginTest::anyOutcome);

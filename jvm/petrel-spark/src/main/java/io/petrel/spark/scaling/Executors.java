@@ -43,6 +43,21 @@ public final class Executors {
       this.registeredMs = registeredMs;
       this.info = info;
     }
+
+    ExecutorStatus status(int cpusPerTask) {
+      int cores = info.totalCores();
+      return new ExecutorStatus(
+          id,
+          null,
+          draining ? ExecutorPhase.DRAINING : ExecutorPhase.RUNNING,
+          requestedMs,
+          registeredMs,
+          firstTaskMs,
+          0.0,
+          usage == null ? 0.0 : usage.utilisation(cores),
+          info.executorHost(),
+          cores / cpusPerTask);
+    }
   }
 
   /** For an application that started at {@code startMs} and whose tasks take {@code cpusPerTask} cores of an executor. */
@@ -159,39 +174,8 @@ public final class Executors {
   /** All of them for the heartbeat: those that are there, then those that are asked for. */
   public synchronized List<ExecutorStatus> statuses() {
     List<ExecutorStatus> statuses = new ArrayList<>();
-    for (Executor executor : alive.values()) {
-      ExecutorPhase phase = executor.draining ? ExecutorPhase.DRAINING : ExecutorPhase.RUNNING;
-      int cores = executor.info.totalCores();
-      double utilisation = executor.usage == null ? 0.0 : executor.usage.utilisation(cores);
-      statuses.add(
-          new ExecutorStatus(
-              executor.id,
-              null,
-              phase,
-              executor.requestedMs,
-              executor.registeredMs,
-              executor.firstTaskMs,
-              0.0,
-              utilisation,
-              executor.info.executorHost(),
-              cores / cpusPerTask));
-    }
-    requests
-        .iterator()
-        .forEachRemaining(
-            request ->
-                statuses.add(
-                    new ExecutorStatus(
-                        ExecutorStatus.FIRST_REQUEST + request.number(),
-                        null,
-                        ExecutorPhase.PROVISIONING,
-                        request.sinceMs(),
-                        null,
-                        null,
-                        0.0,
-                        0.0,
-                        "",
-                        0)));
+    alive.values().forEach(executor -> statuses.add(executor.status(cpusPerTask)));
+    requests.iterator().forEachRemaining(request -> statuses.add(request.status()));
     return statuses;
   }
 

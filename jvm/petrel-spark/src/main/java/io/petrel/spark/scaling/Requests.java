@@ -1,5 +1,7 @@
 package io.petrel.spark.scaling;
 
+import io.petrel.spark.protocol.ExecutorPhase;
+import io.petrel.spark.protocol.ExecutorStatus;
 import java.util.ArrayDeque;
 import java.util.Iterator;
 
@@ -23,7 +25,12 @@ final class Requests {
    * @param number counts the requests of this driver, from 0
    * @param sinceMs when it was made
    */
-  record Request(long number, long sinceMs) {}
+  record Request(long number, long sinceMs) {
+    ExecutorStatus status() {
+      long id = ExecutorStatus.FIRST_REQUEST + number;
+      return new ExecutorStatus(id, null, ExecutorPhase.PROVISIONING, sinceMs, null, null, 0.0, 0.0, "", 0);
+    }
+  }
 
   /** From now on this many are open. */
   void setOpen(int count, long nowMs) {
