@@ -1,6 +1,6 @@
 //! The documented messages are the ones that are spoken.
 
-mod support;
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use petrel_control::{Jobs, JobsFile, JobsSettings};
 use petrel_core::{DesiredState, Heartbeat};

@@ -1,5 +1,7 @@
 //! Executors that do not come: marked in the log, asked for again with back-off, seen by the policy.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use petrel_control::{ControlSettings, Controller};

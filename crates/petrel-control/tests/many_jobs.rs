@@ -1,5 +1,7 @@
 //! Many jobs in one process: who is let in, who decides when, what a restart remembers.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use petrel_control::{HeartbeatError, Jobs, JobsFile, JobsSettings, PinError};
