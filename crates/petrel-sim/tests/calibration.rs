@@ -106,3 +106,61 @@ fn the_twin_of_a_world_is_that_world() {
         twin(&held_out.iter().collect::<Vec<&Run>>(), &QueueParams::default(), &TwinSettings::default()).unwrap();
     assert!(shipped.errors.p95 > 0.25, "{:?}", shipped.errors);
 }
+
+#[test]
+fn recordings_are_read_run_by_run() {
+    let game = |policy, seed| Game {
+        params: slow_spark(),
+        policy,
+        counts: Game::bursts(300.0, 2_500.0, 120, seed),
+        targets: vec![(0, 2), (40, 4)],
+        seed,
+    };
+    let (one, other) = (game("hpa", 1).record(), game("forecast", 2).record());
+    // The second run comes ten minutes later.
+    let later = other.replace("1700000", "1700600");
+    let policies = |text: &str| -> Vec<String> {
+        Run::read("job.jsonl", text.as_bytes(), None).unwrap().into_iter().map(|run| run.policy).collect()
+    };
+    assert_eq!(policies(&format!("{one}{later}")), ["hpa", "forecast"]);
+    // A writer that was killed leaves half a line.
+    assert_eq!(policies(&one[..one.len() - 40]), ["hpa"]);
+
+    let run = &Run::read("job.jsonl", one.as_bytes(), None).unwrap()[0];
+    assert_eq!((run.slo_p95_ms, run.interval_s, run.query.as_str()), (3_000.0, 5, "records"));
+    assert_eq!(run.targets.iter().map(|(_, executors)| *executors).collect::<Vec<u32>>(), [2, 4]);
+    // Requests that wait for a name are not executors of their own.
+    assert_eq!(run.executors.len(), 4);
+    assert!(run.executors.iter().all(|life| !life.was_lost && life.registered_ms.is_some()));
+
+    let broken = one.replacen("\"heartbeat\"", "\"heartbeat\":1,\"x\"", 1);
+    let error = Run::read("job.jsonl", broken.as_bytes(), None).unwrap_err().to_string();
+    assert!(error.starts_with("job.jsonl line 3: "), "{error}");
+    let error = Run::read("job.jsonl", one.as_bytes(), Some("windows")).unwrap_err().to_string();
+    assert_eq!(error, "job.jsonl: no batches of query `windows`, expected one of: records");
+    let error = Run::read("job.jsonl", one.lines().next().unwrap().as_bytes(), None).unwrap_err().to_string();
+    assert_eq!(error, "job.jsonl: 0 batches with records, expected at least 10");
+}
+
+#[test]
+fn a_parameter_file_says_where_each_figure_is_from() {
+    let truth = slow_spark();
+    let found = calibrated(&runs(&truth, 0..1), 20);
+    let text = found.to_toml(QueueParams::TOML).unwrap();
+    assert_eq!(QueueParams::from_toml(&text).unwrap(), found.params);
+    let lines: Vec<&str> = text.lines().collect();
+    let figure = lines.iter().position(|line| line.starts_with("overhead_ms = ")).unwrap();
+    let source = lines[figure - 1];
+    assert!(source.starts_with("# Calibrated from 1 runs, ") && source.ends_with("; it was 240.0."), "{source}");
+    assert!(source.contains(" batches on spark 3.5.7, 95 % interval "), "{source}");
+    assert!(lines[figure - 2].starts_with("# Source: "), "the comment stays: {}", lines[figure - 2]);
+    for figure in found.figures.iter().filter(|figure| figure.name.starts_with("batch.")) {
+        if let Some((low, high)) = figure.interval {
+            let value: f64 = figure.value.parse().unwrap();
+            // A replicate may lie off its sample, but not by its own width.
+            assert!(value >= low - (high - low) && value <= high + (high - low), "{figure:?}");
+        }
+    }
+    let again = calibrated(&runs(&truth, 0..1), 20);
+    assert_eq!(again.figures, found.figures, "the bootstrap is seeded");
+}

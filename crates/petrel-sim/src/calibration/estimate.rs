@@ -56,10 +56,15 @@ impl Facts {
     }
 }
 
-/// Seconds from request to registration of every executor that registered.
+/// No process starts faster than this, seconds: where request and registration are nearer, nobody saw the request, as with the
+/// executors that an application begins with.
+const QUICKEST_START_S: f64 = 0.1;
+
+/// Seconds from request to registration of every executor whose request and registration were seen.
 pub(crate) fn start_delays_s(run: &Run) -> Vec<f64> {
-    let delay_s = |registered: i64, requested: i64| (registered - requested).max(0) as f64 / 1e3;
-    run.executors.iter().filter_map(|life| life.registered_ms.map(|at| delay_s(at, life.requested_ms))).collect()
+    let delay_s = |registered: i64, requested: i64| (registered - requested) as f64 / 1e3;
+    let delays = run.executors.iter().filter_map(|life| life.registered_ms.map(|at| delay_s(at, life.requested_ms)));
+    delays.filter(|delay_s| *delay_s >= QUICKEST_START_S).collect()
 }
 
 /// Which parameters the samples can tell, and why not the others.

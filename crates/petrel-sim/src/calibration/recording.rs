@@ -53,6 +53,9 @@ pub enum RecordingError {
 /// Fewest batches that a run must have.
 const FEWEST_BATCHES: usize = 10;
 
+/// Silence between two heartbeats after which another run begins, milliseconds.
+const LONGEST_SILENCE_MS: i64 = 120_000;
+
 #[derive(Deserialize)]
 struct Line {
     heard_ms: i64,
@@ -136,6 +139,10 @@ pub struct ExecutorLife {
     /// Tasks that it takes at once; 0 where that is not known.
     pub slots: u32,
     is_draining: bool,
+    /// First seen when it had registered, after the beginning of its driver.
+    came_registered: bool,
+    /// A request that goes under another name, or went with its driver.
+    is_placeholder: bool,
 }
 
 impl ExecutorLife {
@@ -203,13 +210,26 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads a recording: one run, or several where the policy changed. A last line that was cut off is left out.
+    /// Reads a recording: one run, or several where job, engine or policy changed or the engine was silent for two minutes. A
+    /// last line that was cut off is left out, and so are runs of a few batches beside longer ones.
     ///
     /// # Errors
     /// [`RecordingError`] names file, line and what is wrong with it.
     pub fn read(file: &str, mut reader: impl BufRead, query: Option<&str>) -> Result<Vec<Run>, RecordingError> {
         let mut runs = Vec::new();
         let mut gathering = Gathering::default();
+        let mut too_short = None;
+        let mut keep = |gathered: Gathering, runs: &mut Vec<Run>| match gathered.finish(file, query) {
+            Ok(run) => {
+                runs.push(run);
+                Ok(())
+            }
+            Err(error @ RecordingError::TooFewBatches { .. }) => {
+                too_short = Some(error);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
         let mut text = String::new();
         for line in 1.. {
             text.clear();
@@ -223,10 +243,9 @@ impl Run {
             }
             match serde_json::from_str::<Line>(&text) {
                 Ok(parsed) => {
-                    if let Some(run) = &parsed.run
-                        && gathering.is_other_run(run)
-                    {
-                        runs.push(std::mem::take(&mut gathering).finish(file, query)?);
+                    if gathering.is_other_run(&parsed) {
+                        let next = gathering.next();
+                        keep(std::mem::replace(&mut gathering, next), &mut runs)?;
                     }
                     gathering.add(parsed);
                 }
@@ -236,8 +255,11 @@ impl Run {
                 }
             }
         }
-        runs.push(gathering.finish(file, query)?);
-        Ok(runs)
+        keep(gathering, &mut runs)?;
+        match too_short {
+            Some(error) if runs.is_empty() => Err(error),
+            _ => Ok(runs),
+        }
     }
 
     /// Executors that take tasks at `time_ms`.
@@ -268,6 +290,7 @@ struct Gathering {
     started_ms: i64,
     first_executor_seconds: f64,
     spilled_bytes: u64,
+    trigger_ms: f64,
     /// Per query: its batches.
     batches: BTreeMap<String, Vec<Batch>>,
     latency_sources: HashMap<String, String>,
@@ -281,14 +304,26 @@ struct Gathering {
 }
 
 impl Gathering {
-    fn is_other_run(&self, line: &RunLine) -> bool {
-        let is_same = self.header.as_ref().is_some_and(|own| own.job == line.job && own.policy == line.policy);
-        self.last.is_some() && !is_same
+    fn is_other_run(&self, line: &Line) -> bool {
+        let Some(last) = &self.last else { return false };
+        let is_other_header =
+            |run: &RunLine| self.header.as_ref().is_none_or(|own| own.job != run.job || own.policy != run.policy);
+        let is_other_job = |heartbeat: &Heartbeat| {
+            heartbeat.job != last.job
+                || heartbeat.engine != last.engine
+                || heartbeat.time_ms - last.time_ms > LONGEST_SILENCE_MS
+        };
+        line.run.as_ref().is_some_and(is_other_header) || line.heartbeat.as_ref().is_some_and(is_other_job)
+    }
+
+    /// The run after this one, which is under the same controller until a line says otherwise.
+    fn next(&self) -> Self {
+        Self { header: self.header.clone(), desired: self.desired, ..Self::default() }
     }
 
     fn add(&mut self, line: Line) {
         if let Some(run) = line.run {
-            self.header.get_or_insert(run);
+            self.header = Some(run);
         }
         if let Some(desired) = line.desired {
             self.desired = Some(desired);
@@ -325,7 +360,9 @@ impl Gathering {
             Some(last) if (heartbeat.attempt, heartbeat.sequence) <= (last.attempt, last.sequence) => return,
             Some(last) if heartbeat.attempt > last.attempt => {
                 for (_, index) in self.present.drain() {
-                    self.executors[index].gone_ms = Some(heartbeat.time_ms);
+                    let life = &mut self.executors[index];
+                    life.gone_ms = Some(heartbeat.time_ms);
+                    life.is_placeholder = life.registered_ms.is_none();
                 }
             }
             Some(_) => {}
@@ -336,6 +373,10 @@ impl Gathering {
         let own = heartbeat.executors.iter().filter(|status| status.phase != ExecutorPhase::Draining).count();
         self.want(heartbeat.time_ms, desired.map_or(own as u32, |desired| desired.executors));
         self.spilled_bytes += heartbeat.tasks.spill_bytes;
+        if heartbeat.trigger_ms > 0.0 {
+            // A driver does not know it before its first batch.
+            self.trigger_ms = heartbeat.trigger_ms;
+        }
         for status in &heartbeat.queries {
             if !self.latency_sources.contains_key(&status.query) || !status.latency_source.is_empty() {
                 self.latency_sources.insert(status.query.clone(), status.latency_source.clone());
@@ -353,7 +394,8 @@ impl Gathering {
     }
 
     fn follow_executors(&mut self, heartbeat: &Heartbeat, wanted: Option<u32>) {
-        let there: u32 = self.present.len() as u32;
+        let there = self.present.len() as u32;
+        let is_later = self.last.as_ref().is_some_and(|last| last.attempt == heartbeat.attempt);
         let mut gone: Vec<u64> = self.present.keys().copied().collect();
         for status in &heartbeat.executors {
             gone.retain(|id| *id != status.id);
@@ -367,6 +409,8 @@ impl Gathering {
                     was_lost: false,
                     slots: 0,
                     is_draining: false,
+                    came_registered: is_later && status.registered_ms.is_some(),
+                    is_placeholder: false,
                 });
                 executors.len() - 1
             });
@@ -384,8 +428,22 @@ impl Gathering {
         }
     }
 
+    /// Spark names an executor only when it runs: until then its request is there under a number of its own, which goes when the
+    /// executor comes. As many requests that went without registering are no failed starts as executors came out of nowhere.
+    fn drop_placeholders(&mut self) {
+        let mut named = self.executors.iter().filter(|life| life.came_registered).count();
+        for life in &mut self.executors {
+            if life.registered_ms.is_none() && life.gone_ms.is_some() && !life.is_placeholder && named > 0 {
+                life.is_placeholder = true;
+                named -= 1;
+            }
+        }
+        self.executors.retain(|life| !life.is_placeholder);
+    }
+
     fn finish(mut self, file: &str, query: Option<&str>) -> Result<Run, RecordingError> {
         let too_few = |found| RecordingError::TooFewBatches { file: file.to_string(), found, needed: FEWEST_BATCHES };
+        self.drop_placeholders();
         let last = self.last.ok_or_else(|| too_few(0))?;
         let work = |batches: &[Batch]| {
             let task_ms: f64 = batches.iter().map(|batch| batch.task_run_ms).sum();
@@ -427,7 +485,7 @@ impl Gathering {
             other_queries: self.batches.into_keys().collect(),
             started_ms: self.started_ms,
             ended_ms: last.time_ms,
-            trigger_ms: last.trigger_ms,
+            trigger_ms: self.trigger_ms,
             executor_memory_gb: last.executor_memory_gb,
             executor_cpu: last.executor_cpu,
             batches,

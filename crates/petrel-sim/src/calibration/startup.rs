@@ -35,7 +35,8 @@ pub(crate) fn fit_mixture(delays_s: &[f64], startup: &mut StartupParams) {
     let class = |index: usize| pieces.get(index).copied().unwrap_or(StartupClass { share: 0.0, ..last });
     (startup.warm, startup.cached, startup.pull, startup.node) = (class(0), class(1), class(2), class(3));
     // Shares are written with a few digits and must still add up to 1.
-    startup.warm.share = 1.0 - startup.cached.share - startup.pull.share - startup.node.share;
+    let others = startup.cached.share + startup.pull.share + startup.node.share;
+    startup.warm.share = (1e4 * (1.0 - others)).round() / 1e4;
 }
 
 /// Uniform pieces of `sorted`, fastest first; `count` delays stand behind it.

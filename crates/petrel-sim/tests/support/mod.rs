@@ -203,7 +203,8 @@ fn status(id: usize, life: &Life, second: i64, batches: &[CommittedBatch]) -> Ex
     // On Spark an executor takes part from the next batch on.
     let first_task = batches.iter().find(|batch| batch.start_s >= life.registered_s as f64).map(|batch| batch.end_s);
     ExecutorStatus {
-        id: id as u64,
+        // Spark names an executor only when it runs; until then the plugin counts its request.
+        id: if is_up { id as u64 } else { (1 << 40) + id as u64 },
         phase: if is_up { ExecutorPhase::Running } else { ExecutorPhase::Starting },
         requested_ms: ORIGIN_MS + 1_000 * life.requested_s,
         registered_ms: is_up.then_some(ORIGIN_MS + 1_000 * life.registered_s),
