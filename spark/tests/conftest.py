@@ -37,6 +37,8 @@ def spark(tmp_path_factory):
         .config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse")))
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.shuffle.partitions", "1")
+        # As in a stream, where Spark turns it off.
+        .config("spark.sql.adaptive.enabled", "false")
         .getOrCreate()
     )
     yield session
