@@ -27,7 +27,9 @@ public final class SparkCluster implements Cluster {
 
   @Override
   public boolean requestTotal(int executors) {
-    return context.requestTotalExecutors(executors, 0, scala.collection.immutable.Map$.MODULE$.empty());
+    // Asked in local mode, Spark would warn each time that it cannot.
+    return context.schedulerBackend() instanceof ExecutorAllocationClient
+        && context.requestTotalExecutors(executors, 0, scala.collection.immutable.Map$.MODULE$.empty());
   }
 
   @Override
