@@ -206,9 +206,20 @@ class Outcome:
     fallbacks: int
 
 
-def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Callable[[str], None]) -> Outcome:
-    """Goes through the faults; :class:`TestbedError` when the job does not recover or the sink is not exact."""
+def run(
+    directory: Path,
+    version: str,
+    seed: int,
+    faults: list[Fault],
+    say: Callable[[str], None],
+    most_seconds: float = float("inf"),
+) -> Outcome:
+    """Goes through the faults; :class:`TestbedError` when the job does not recover or the sink is not exact.
+
+    Begins no fault later than ``most_seconds``; the outcome says how many there were.
+    """
     begin = time.monotonic()
+    played: list[Fault] = []
     kafka = Kafka(directory / "kafka")
     cluster = SparkCluster(version, directory / "cluster", cores=MOST_EXECUTORS)
     controller = Controller(directory / "control", JOBS)
@@ -237,11 +248,15 @@ def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Call
                 say(f"{time.monotonic() - begin:7.1f} s  the job commits")
                 recoveries = []
                 for number, fault in enumerate(faults, 1):
+                    if time.monotonic() - begin > most_seconds:
+                        say(f"{time.monotonic() - begin:7.1f} s  time is over after {len(played)} of {len(faults)} faults")
+                        break
+                    played.append(fault)
                     if fault.executors is not None:
                         controller.pin(JOB, fault.executors)
                     fault_begin = time.monotonic()
                     KINDS[fault.kind](stage, fault)
-                    if not fault.is_joined or number == len(faults):
+                    if not fault.is_joined:
                         stage.wait_for_recovery()
                     recoveries.append(time.monotonic() - fault_begin)
                     pinned = "" if fault.executors is None else f", {fault.executors} executors asked for"
@@ -250,6 +265,7 @@ def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Call
                         f"{time.monotonic() - begin:7.1f} s  {number:3} {fault.kind}: over after {recoveries[-1]:.1f} s, "
                         f"batch {job.last_batch()}{pinned}{joined}"
                     )
+                stage.wait_for_recovery()
                 producer.stop()
                 job.drain(RECOVERY_S)
         except TestbedError as error:
@@ -261,7 +277,7 @@ def run(directory: Path, version: str, seed: int, faults: list[Fault], say: Call
         return Outcome(
             spark=version,
             seed=seed,
-            faults=dict(Counter(fault.kind for fault in faults)),
+            faults=dict(Counter(fault.kind for fault in played)),
             produced=committed.produced,
             rows=committed.rows,
             lost=committed.lost,
@@ -289,9 +305,10 @@ def main() -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--spark", default="3.5.7", choices=["3.5.7", "4.2.0"], help="release of Spark")
-    parser.add_argument("--seed", type=positive, default=1, help="of the faults and of the records")
-    parser.add_argument("--faults", type=positive, default=30, help="how many")
-    parser.add_argument("--dir", type=Path, help="folder of all data and logs; kept (default: a temporary one)")
+    parser.add_argument("--seed", type=positive, metavar="N", default=1, help="of the faults and of the records")
+    parser.add_argument("--faults", type=positive, metavar="N", default=30, help="how many")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="begin no fault later than this; unset: all of them")
+    parser.add_argument("--dir", type=Path, help="folder of all data and logs, kept; unset: a temporary one")
     parser.add_argument("--plan", action="store_true", help="print the faults and end")
     settings = parser.parse_args()
     faults = plan(settings.seed, settings.faults)
@@ -304,7 +321,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="petrel-chaos-") as temporary:
         folder = (settings.dir or Path(temporary)).resolve()
         try:
-            outcome = run(folder, settings.spark, settings.seed, faults, lambda line: print(line, flush=True))
+            most_seconds = settings.seconds or float("inf")
+            outcome = run(folder, settings.spark, settings.seed, faults, lambda line: print(line, flush=True), most_seconds)
         except TestbedError as error:
             print(f"chaos.py: seed {settings.seed}, {settings.faults} faults: {error}", file=sys.stderr)
             return 1
