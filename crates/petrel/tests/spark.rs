@@ -175,7 +175,10 @@ fn a_driver_gets_the_settings_and_is_drained_on_command() {
     let settings = stage.path("data/spark/spark.conf");
     assert!(words.contains(&settings.canonicalize().unwrap().display().to_string()), "{words}");
     assert_eq!(std::fs::metadata(&settings).unwrap().permissions().mode() & 0o777, 0o600);
+    let folder = settings.canonicalize().unwrap().parent().unwrap().display().to_string();
     let settings = std::fs::read_to_string(settings).unwrap();
+    let own_copy = format!("spark.jars={folder}/plugin.jar");
+    assert!(settings.lines().any(|line| line == own_copy), "a build may replace the original: {settings}");
     for line in ["spark.petrel.token=s3cret", "spark.of.the.cluster yes", "spark.executor.memory=1g"] {
         assert!(settings.lines().any(|other| other == line), "{line} is missing in {settings}");
     }

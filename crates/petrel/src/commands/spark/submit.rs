@@ -88,6 +88,17 @@ impl SparkFolder {
         self.folder.join("first-offsets.json")
     }
 
+    /// A copy of a jar: a driver loads classes for as long as it runs, and a build may replace the original meanwhile.
+    fn keep(&self, jar: &Path) -> Result<PathBuf, CommandError> {
+        let copy = self.folder.join(jar.file_name().unwrap_or_default());
+        if copy != jar {
+            // Never written over: an older driver may still have it open.
+            remove_if_there(&copy)?;
+            std::fs::copy(jar, &copy).map_err(CommandError::io(copy.display().to_string()))?;
+        }
+        Ok(copy)
+    }
+
     fn settings(&self) -> PathBuf {
         self.folder.join("spark.conf")
     }
@@ -131,8 +142,9 @@ pub(super) fn run(args: &SubmitArgs) -> Result<ExitCode, CommandError> {
     let options = &args.options;
     options.check()?;
     let install = SparkInstall::find("--spark-home", args.spark_home.as_deref())?;
+    let jar = find_jar("--jar", options.jar.as_deref(), &install.release)?;
     let jars = Jars {
-        plugin: find_jar("--jar", options.jar.as_deref(), &install.release)?.display().to_string(),
+        plugin: SparkFolder::make(&args.data_dir)?.keep(&jar)?.display().to_string(),
         connector: match &options.connector {
             None if install.has_connector => Connector::Installed,
             folder => Connector::find(folder.as_deref(), &install.release)?,
