@@ -149,6 +149,13 @@ def test_batch_times_come_from_sparks_own_log_and_empty_batches_do_not_count():
     assert overhead.batch_times_ms(log) == [300, 310]
 
 
+def test_the_plugins_account_is_weighted_by_its_heartbeats():
+    log = ("21:03:06 INFO Cost: Petrel: CPU of 10 heartbeats: 4.00 ms each, 10.75 ms at most; 5.00 ms each with listening and scaling\n"
+           "21:04:06 INFO Cost: Petrel: CPU of 30 heartbeats: 2.00 ms each, 3.00 ms at most; 3.00 ms each with listening and scaling\n")
+    assert list(overhead.heartbeat_cost(log).values()) == [2.5, 10.75, 3.5]
+    assert set(overhead.heartbeat_cost("nothing").values()) == {""}
+
+
 def test_a_jobs_file_says_what_the_player_is():
     text = players.PLAYERS["spark-da"].jobs_file("job", 5, {"interval": 5})
     assert 'advice-only = true' in text and "interval = 5" in text
