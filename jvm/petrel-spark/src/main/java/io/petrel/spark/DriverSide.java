@@ -114,7 +114,7 @@ final class DriverSide implements DriverPlugin {
   /** Before the scheduler goes: nothing may be asked of it from now on. */
   private void applicationEnds() {
     if (steering != null) {
-      scaling.execute(steering::stop);
+      steering.stop();
     }
   }
 }

@@ -25,7 +25,7 @@ public final class Steering {
   private DesiredState desired;
   private String silence = "no controller has answered yet";
   private DecisionOutcome last;
-  private boolean stopped;
+  private volatile boolean stopped;
   private volatile EngineMode mode;
   private volatile long appliedDecision;
 
@@ -77,14 +77,14 @@ public final class Steering {
     step(nowMs);
   }
 
-  /** The application ends: nothing is asked of the cluster any more. */
-  public synchronized void stop() {
+  /** The application ends: nothing is asked of the cluster any more. Does not wait for a step that is under way. */
+  public void stop() {
     stopped = true;
-    allocation.pause();
   }
 
   private void step(long nowMs) {
     if (stopped) {
+      allocation.pause();
       return;
     }
     if (desired == null) {
