@@ -16,6 +16,8 @@ import math
 import random
 
 FALL_S = 8.0
+# The longest burst with a few seconds of quiet before it, twice.
+LEAST_JUDGED_S = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +69,16 @@ class Load:
 
 def draw(seed, base, ratio, lead_in_s, judged_s):
     """The load of `seed`: each half of the judged time has one burst, begun and ended inside it."""
+    if judged_s % 10 or judged_s < LEAST_JUDGED_S:
+        raise ValueError(f"judged seconds: got {judged_s}, expected a multiple of 10 of at least {LEAST_JUDGED_S}: two bursts "
+                         "must fit, and each half hold whole intervals")
     dice = random.Random(seed)
     half_s = judged_s // 2
     bursts = []
     for start_s in (lead_in_s, lead_in_s + half_s):
         climb_s, plateau_s = dice.randint(20, 28), dice.randint(16, 20)
         # A few seconds of quiet first, and the fall inside the half.
-        latest_s = half_s - climb_s - plateau_s - int(FALL_S)
-        if latest_s < 6:
-            raise ValueError(f"judged seconds: got {judged_s}, expected at least 124, so that both bursts fit")
-        onset_s = start_s + dice.randint(6, latest_s)
+        onset_s = start_s + dice.randint(6, half_s - climb_s - plateau_s - int(FALL_S))
         bursts.append(Burst(onset_s, onset_s + climb_s, onset_s + climb_s + plateau_s))
     return Load(seed, base, ratio, lead_in_s, judged_s, tuple(bursts))
 

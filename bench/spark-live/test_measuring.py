@@ -76,13 +76,13 @@ def test_executors_are_held_from_request_to_release(tmp_path):
 
 
 def test_an_interval_is_over_the_objective_by_its_95th_percentile():
-    game = load.draw(1, 10, 4, lead_in_s=10, judged_s=120)
+    game = load.draw(1, 10, 4, lead_in_s=10, judged_s=130)
     executors = recording.Executors(np.array([0.0]), np.array([2.0]), np.array([1.0]))
     event_ms = np.arange(0, 1e3 * game.total_s, 100)
     late = (event_ms >= 20_000) & (event_ms < 25_000)
     records = sink.Records(event_ms, np.where(late, 9_000.0, 1_000.0), len(event_ms), 0, 1)
     rows = list(run.judge_intervals(game, records, executors, 0.0))
-    assert len(rows) == 120 / run.INTERVAL_S
+    assert len(rows) == 130 / run.INTERVAL_S
     assert [row["second"] for row in rows if row["p95_ms"] > 5_000] == [20]
     assert all((row["rate"], row["executors_held"], row["executors_running"]) == (10, 2, 1) for row in rows)
 
