@@ -5,10 +5,13 @@
 mod common;
 
 use common::{PATIENCE, assert_snapshot, kill, petrel};
-use rustix::process::Signal;
+use petrel_core::signal::{PatternFeatures, SIGNAL_VERSION, Signal};
+use rustix::process::Signal as ProcessSignal;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -53,7 +56,7 @@ impl Control {
     }
 
     fn end(mut self) -> ExitStatus {
-        kill(self.process.id(), Signal::TERM);
+        kill(self.process.id(), ProcessSignal::TERM);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.process.try_wait().unwrap() {
@@ -72,9 +75,13 @@ impl Drop for Control {
     }
 }
 
+fn now_ms() -> i64 {
+    UNIX_EPOCH.elapsed().unwrap().as_millis() as i64
+}
+
 /// A heartbeat of a driver with one executor and nothing to do.
 fn heartbeat(job: &str, attempt: i64, sequence: u64) -> Value {
-    let now_ms = UNIX_EPOCH.elapsed().unwrap().as_millis() as i64;
+    let now_ms = now_ms();
     json!({
         "version": 2, "job": job, "attempt": attempt, "sequence": sequence, "time_ms": now_ms,
         "executors": [{
@@ -135,6 +142,80 @@ fn a_pin_holds_at_once_and_after_kill_9() {
     let reasons: Vec<String> =
         rows["decisions"].as_array().unwrap().iter().map(|row| row["reason"].to_string()).collect();
     assert!(reasons.iter().any(|reason| reason.contains("pin")), "{reasons:?}");
+    assert!(control.end().success());
+}
+
+/// An MQTT broker on a free loopback port, which lives as long as the test.
+fn start_broker() -> SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = probe.local_addr().unwrap();
+    drop(probe);
+    let connections = rumqttd::ConnectionSettings {
+        connection_timeout_ms: 5_000,
+        max_payload_size: 64 * 1024,
+        max_inflight_count: 10,
+        auth: None,
+        external_auth: None,
+        dynamic_filters: true,
+    };
+    let server =
+        rumqttd::ServerSettings { name: "v4".to_string(), listen, tls: None, next_connection_delay_ms: 0, connections };
+    let mut broker = rumqttd::Broker::new(rumqttd::Config {
+        router: rumqttd::RouterConfig {
+            max_connections: 10,
+            max_outgoing_packet_count: 10,
+            max_segment_size: 1024 * 1024,
+            max_segment_count: 2,
+            ..rumqttd::RouterConfig::default()
+        },
+        v4: Some(HashMap::from([("v4".to_string(), server)])),
+        ..rumqttd::Config::default()
+    });
+    std::thread::spawn(move || broker.start());
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(listen).is_err() {
+        assert!(Instant::now() < deadline, "the broker does not listen within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    listen
+}
+
+#[test]
+fn a_signal_from_the_broker_reaches_the_jobs_that_listen_to_its_gateway() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = "[jobs.north]\ngateways = [\"edge-n\"]\n[jobs.south]\ngateways = [\"edge-s\"]\n";
+    std::fs::write(directory.path().join("jobs.toml"), file).unwrap();
+    let broker = start_broker();
+    let control = Control::start(directory.path(), &["--jobs", "jobs.toml", "--mqtt", &format!("mqtt://{broker}")]);
+    let mut options = rumqttc::MqttOptions::new("edge-n", broker.ip().to_string(), broker.port());
+    options.set_keep_alive(Duration::from_secs(10));
+    let (client, mut connection) = rumqttc::Client::new(options, 10);
+    std::thread::spawn(move || connection.iter().take_while(Result::is_ok).for_each(drop));
+    let deadline = Instant::now() + PATIENCE;
+    let mut sequence = 0;
+    // Sent again until it is heard: the controller may not have subscribed yet.
+    while control.get("/api/v1/jobs/north/state")["arrival_rate"] != 1_234.0 {
+        assert!(Instant::now() < deadline, "the signal did not come through within {PATIENCE:?}");
+        sequence += 1;
+        let signal = Signal {
+            version: SIGNAL_VERSION,
+            gateway: "edge-n".to_string(),
+            sequence,
+            time_ms: now_ms(),
+            arrival_rate: 1_234.0,
+            quantiles: [[1_000.0, 1_234.0, 1_500.0]; 5],
+            features: PatternFeatures::default(),
+            queued_records: 5,
+            queued_bytes: 500,
+            throttled: false,
+        };
+        client
+            .publish("petrel/v1/signal/edge-n", rumqttc::QoS::AtLeastOnce, false, serde_json::to_vec(&signal).unwrap())
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let state = control.get("/api/v1/jobs/south/state");
+    assert_eq!((&state["arrival_rate"], &state["gateways"]), (&json!(0.0), &json!([])));
     assert!(control.end().success());
 }
 
