@@ -87,6 +87,8 @@ class SparkCluster:
             "SPARK_LAUNCHER_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
             "SPARK_DAEMON_MEMORY": "256m",
             "SPARK_DAEMON_JAVA_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+            # It would listen on a port of its own choice.
+            "SPARK_MASTER_OPTS": "-Dspark.master.rest.enabled=false",
             "SPARK_LOCAL_DIRS": str(directory / "local"),
             "PYSPARK_PYTHON": str(self.spark.python),
             "PYSPARK_DRIVER_PYTHON": str(self.spark.python),
