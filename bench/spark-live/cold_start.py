@@ -35,7 +35,7 @@ from stage import SparkCluster, TestbedError, end_on_terminate, machine, wait_un
 QUICK_GC = "-XX:+UseSerialGC"
 COLD = ("plain", "quick-gc", "appcds", "appcds-quick", "one-tier")
 SPARES = ("spare", "spare-warm")
-DEFAULT = ("plain", "appcds", "appcds-quick", *SPARES)
+DEFAULT = ("plain", "appcds", "appcds-quick", "one-tier", *SPARES)
 POLL_S = 0.005
 START_S = 180.0
 RECORD = ('{"device_id":"traffic-%05d","domain":"smart-city","kind":"traffic","event_time":1795478400123,"seq":%d,'

@@ -7,7 +7,7 @@ executor has a CPU quota of its own (control groups), so its slow start is real.
 
 Run it with the Python of spark/fetch.sh, for example:
 
-    PETREL_BINARY=target/release/petrel $(spark/fetch.sh 3.5.7)/bin/python bench/spark-live/run.py --out results --seeds 1-3
+    PETREL_BINARY=PATH $(spark/fetch.sh 3.5.7)/bin/python bench/spark-live/run.py --out results --seeds 1-3
 
 --out gets settings.json, games.csv (one row a game), bursts.csv (one row a burst: the unit of the statistics),
 intervals.csv, recordings/ (for `petrel calibrate`), report.md and plots. It may be interrupted; --resume plays what is missing.

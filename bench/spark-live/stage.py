@@ -49,12 +49,12 @@ class Settings:
     objective_ms: float = 10_000.0
     executor_cpu: float = 0.25
     executor_memory: str = "512m"
-    # A quarter of a core has no time for the optimising compiler: with it the same executor is slow for minutes, then fast.
+    # The optimising compiler would compete with the tasks for a quarter of a core.
     java_options: str = "-XX:TieredStopAtLevel=1"
     most_executors: int = 4
     trigger: str = "2 seconds"
     queries: str = QUERY
-    # One task per executor of the largest fleet: each task has a price of its own, which a small executor feels.
+    # One task per executor of the largest fleet: every task has costs of its own before its first record.
     partitions: int = 4
     max_offsets: int = 100_000
     gateways: int = 2

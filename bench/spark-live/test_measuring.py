@@ -150,8 +150,8 @@ def test_batch_times_come_from_sparks_own_log_and_empty_batches_do_not_count():
 
 
 def test_the_plugins_account_is_weighted_by_its_heartbeats():
-    log = ("21:03:06 INFO Cost: Petrel: CPU of 10 heartbeats: 4.00 ms each, 10.75 ms at most; 5.00 ms each with listening and scaling\n"
-           "21:04:06 INFO Cost: Petrel: CPU of 30 heartbeats: 2.00 ms each, 3.00 ms at most; 3.00 ms each with listening and scaling\n")
+    line = "21:03:06 INFO Cost: Petrel: CPU of {} heartbeats: {} ms each, {} ms at most; {} ms each with listening and scaling\n"
+    log = line.format(10, "4.00", "10.75", "5.00") + line.format(30, "2.00", "3.00", "3.00")
     assert list(overhead.heartbeat_cost(log).values()) == [2.5, 10.75, 3.5]
     assert set(overhead.heartbeat_cost("nothing").values()) == {""}
 
