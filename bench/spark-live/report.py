@@ -4,7 +4,7 @@
 The unit of the statistics is a burst: one half of the judged time of one game. Intervals are 95 % percentile bootstraps over
 bursts (10,000 draws, seeded); differences are taken burst by burst, as all players get the same load.
 
-usage: bench/spark-live/report.py --out DIR [--objective-ms 10000] [--plots docs/spark-live]
+usage: bench/spark-live/report.py --out DIR [--plots docs/spark-live]
 """
 
 import argparse
