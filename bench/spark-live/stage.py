@@ -45,7 +45,7 @@ class Settings:
     base: float = 3_500.0
     ratio: float = 4.0
     lead_in_s: int = 30
-    judged_s: int = 150
+    judged_s: int = 140
     objective_ms: float = 10_000.0
     executor_cpu: float = 0.25
     executor_memory: str = "512m"
