@@ -1,13 +1,12 @@
 package io.petrel.spark.scaling;
 
-import java.util.ArrayList;
+import io.petrel.spark.ScalaLists;
 import java.util.List;
 import org.apache.spark.ExecutorAllocationClient;
 import org.apache.spark.SparkContext;
 import org.apache.spark.scheduler.ExecutorDecommissionInfo;
 import scala.Option;
 import scala.Tuple2;
-import scala.collection.JavaConverters;
 
 /**
  * The cluster by Spark's scheduler backend: the same calls as Spark's own dynamic allocation makes, so they work wherever that
@@ -57,16 +56,14 @@ public final class SparkCluster implements Cluster {
     for (int index = 0; index < leaving.length; index++) {
       leaving[index] = new Tuple2<>(executors.get(index), new ExecutorDecommissionInfo("Petrel shrinks", Option.empty()));
     }
-    return new ArrayList<>(
-        JavaConverters.seqAsJavaList(client.decommissionExecutors(leaving, KEEP_TARGET, EXECUTOR_KNOWS)));
+    return ScalaLists.toJava(client.decommissionExecutors(leaving, KEEP_TARGET, EXECUTOR_KNOWS));
   }
 
   private List<String> kill(List<String> executors, boolean busyToo) {
     if (executors.isEmpty() || !(context.schedulerBackend() instanceof ExecutorAllocationClient client)) {
       return List.of();
     }
-    return new ArrayList<>(
-        JavaConverters.seqAsJavaList(
-            client.killExecutors(JavaConverters.asScalaBuffer(executors).toSeq(), KEEP_TARGET, NOT_A_FAILURE, busyToo)));
+    return ScalaLists.toJava(
+        client.killExecutors(ScalaLists.toScala(executors), KEEP_TARGET, NOT_A_FAILURE, busyToo));
   }
 }

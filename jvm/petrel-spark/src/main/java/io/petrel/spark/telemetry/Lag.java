@@ -18,15 +18,15 @@ final class Lag {
   static Map<String, Long> between(String committed, String latest) {
     Map<String, Long> lag = new TreeMap<>();
     JsonNode committedTopics = Json.readTree(committed);
-    Json.readTree(latest).fields().forEachRemaining(topic -> {
+    for (Map.Entry<String, JsonNode> topic : Json.readTree(latest).properties()) {
       JsonNode committedPartitions = committedTopics.path(topic.getKey());
-      topic.getValue().fields().forEachRemaining(partition -> {
+      for (Map.Entry<String, JsonNode> partition : topic.getValue().properties()) {
         if (partition.getValue().isIntegralNumber()) {
           long behind = partition.getValue().asLong() - committedPartitions.path(partition.getKey()).asLong();
           lag.put(topic.getKey() + "/" + partition.getKey(), Math.max(0, behind));
         }
-      });
-    });
+      }
+    }
     return lag;
   }
 }

@@ -1,5 +1,6 @@
 package io.petrel.spark.telemetry;
 
+import io.petrel.spark.ScalaLists;
 import io.petrel.spark.SparingLog;
 import io.petrel.spark.scaling.Executors;
 import java.util.ArrayList;
@@ -20,7 +21,6 @@ import org.apache.spark.sql.streaming.StreamingQueryListener.QueryProgressEvent;
 import org.apache.spark.sql.streaming.StreamingQueryListener.QueryStartedEvent;
 import org.apache.spark.sql.streaming.StreamingQueryListener.QueryTerminatedEvent;
 import org.apache.spark.sql.streaming.StreamingQueryProgress;
-import scala.collection.JavaConverters;
 
 /**
  * What happens in the application, as Spark's listener bus tells it. Streaming progress of every session comes over the same
@@ -63,7 +63,7 @@ public final class Telemetry extends SparkListener {
     guarded(
         () -> {
           List<Integer> stages = new ArrayList<>();
-          JavaConverters.seqAsJavaList(event.stageIds()).forEach(stage -> stages.add((Integer) stage));
+          ScalaLists.toJava(event.stageIds()).forEach(stage -> stages.add((Integer) stage));
           executors.jobStarted(event.jobId(), stages);
         });
   }

@@ -4,6 +4,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import io.petrel.spark.ScalaLists;
 import io.petrel.spark.protocol.BatchReport;
 import io.petrel.spark.protocol.QueryStatus;
 import io.petrel.spark.protocol.TaskFigures;
@@ -22,7 +23,6 @@ import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
-import scala.collection.JavaConverters;
 
 class QueriesTest {
   private static final UUID ID = new UUID(1, 2);
@@ -68,7 +68,7 @@ class QueriesTest {
             .add("dead_letter", DataTypes.LongType)
             .add("alerts", DataTypes.LongType)
             .add("event_ms", DataTypes.createArrayType(DataTypes.LongType));
-    Object times = JavaConverters.asScalaBuffer(List.of(TRIGGER_MS, TRIGGER_MS)).toSeq();
+    Object times = ScalaLists.toScala(List.of(TRIGGER_MS, TRIGGER_MS));
     Row row = new GenericRowWithSchema(new Object[] {8L, 2L, 1L, times}, columns);
     queries.progressed(progress(TRIGGER_MS, 10, Map.of(), Map.of("petrel_records", row)), new BatchTasks());
     BatchReport batch = onlyBatch();
