@@ -70,6 +70,8 @@ pub(crate) struct Job {
     last_commit_ms: i64,
     last_waiting_ms: i64,
     executor_seconds_before: Option<f64>,
+    executor_seconds: Cumulative,
+    committed_records: Cumulative,
     /// When the next decision is due.
     due_ms: i64,
     /// When the policy was last asked for a decision, or whether one is urgent.
@@ -127,6 +129,8 @@ impl Job {
             last_commit_ms: now_ms,
             last_waiting_ms: now_ms,
             executor_seconds_before: None,
+            executor_seconds: Cumulative::default(),
+            committed_records: Cumulative::default(),
             due_ms: now_ms + (place.first_interval_share * interval_ms as f64) as i64,
             questioned_ms: now_ms,
             asked: Asked::nothing_before(now_ms),
@@ -181,6 +185,8 @@ impl Job {
             self.last_waiting_ms = now_ms;
         }
         self.executor_seconds_before.get_or_insert(heartbeat.executor_seconds);
+        self.executor_seconds.count(heartbeat.executor_seconds);
+        self.committed_records.count(heartbeat.committed_records as f64);
         // These have been folded, or are for a recording: thousands of jobs need not hold them.
         heartbeat.batches = Vec::new();
         heartbeat.outcomes = Vec::new();
@@ -538,7 +544,7 @@ impl Job {
             codec: self.desired.codec,
             records_produced: 0,
             records_acknowledged: 0,
-            records_in_sink: beat.map_or(0, |beat| beat.committed_records),
+            records_in_sink: self.committed_records.total() as u64,
             duplicates: self.progress.run_repeats(),
             dead_letter: self.progress.run_dead_letter(),
             alerts_total: self.progress.run_alerts(),
@@ -568,9 +574,28 @@ impl Job {
         }
     }
 
-    /// Executor seconds of this run: the engine counts since its data directory was made.
+    /// Executor seconds of this run: the embedded engine counts since its data directory was made.
     fn executor_seconds(&self) -> f64 {
-        let now = self.heartbeat.as_ref().map_or(0.0, |beat| beat.executor_seconds);
-        (now - self.executor_seconds_before.unwrap_or(0.0)).max(0.0)
+        (self.executor_seconds.total() - self.executor_seconds_before.unwrap_or(0.0)).max(0.0)
+    }
+}
+
+/// A figure that only grows, told by an engine that may begin again at zero: a new Spark driver does.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cumulative {
+    before: f64,
+    last: f64,
+}
+
+impl Cumulative {
+    fn count(&mut self, figure: f64) {
+        if figure < self.last {
+            self.before += self.last;
+        }
+        self.last = figure;
+    }
+
+    fn total(self) -> f64 {
+        self.before + self.last
     }
 }

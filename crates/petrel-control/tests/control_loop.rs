@@ -237,6 +237,24 @@ fn a_restart_goes_on_with_the_last_decision() {
 }
 
 #[test]
+fn a_new_driver_that_counts_from_zero_adds_to_what_the_old_one_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Controller::start(ControlSettings::new("job", folder.path()), START_MS).unwrap();
+    let counted = |attempt, sequence, executor_seconds, committed_records| Heartbeat {
+        attempt,
+        executor_seconds,
+        committed_records,
+        ..heartbeat(sequence, START_MS + 1_000, 1, vec![])
+    };
+    for beat in [counted(1, 1, 10.0, 500), counted(1, 2, 40.0, 900), counted(2, 1, 3.0, 0), counted(2, 2, 8.0, 250)] {
+        controller.heartbeat(beat, START_MS + 1_000).unwrap();
+    }
+    // Of the first driver the 30 s after its first heartbeat, of the second all 8.
+    assert_eq!(controller.summary().executor_seconds, 38.0);
+    assert_eq!(controller.snapshot(START_MS + 1_000).records_in_sink, 1_150);
+}
+
+#[test]
 fn wrong_settings_name_field_value_and_expectation() {
     let folder = tempfile::tempdir().unwrap();
     let mut settings = ControlSettings::new("job", folder.path());

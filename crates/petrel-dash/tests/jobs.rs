@@ -1,4 +1,5 @@
 //! The server of many jobs over real HTTP: heartbeats with tokens, the overview, a page and an API for each job.
+#![allow(clippy::unwrap_used)] // This is test code.
 
 mod support;
 

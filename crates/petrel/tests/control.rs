@@ -171,7 +171,7 @@ fn start_broker() -> SocketAddr {
         v4: Some(HashMap::from([("v4".to_string(), server)])),
         ..rumqttd::Config::default()
     });
-    std::thread::spawn(move || broker.start());
+    std::thread::spawn(move || drop(broker.start()));
     let deadline = Instant::now() + PATIENCE;
     while TcpStream::connect(listen).is_err() {
         assert!(Instant::now() < deadline, "the broker does not listen within {PATIENCE:?}");
