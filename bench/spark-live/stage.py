@@ -42,7 +42,7 @@ class Settings:
     """Everything that a result depends on besides the code; `settings.json` of a directory of results."""
 
     spark: str = "3.5.7"
-    base: float = 3_500.0
+    base: float = 3_000.0
     ratio: float = 4.0
     lead_in_s: int = 30
     judged_s: int = 140
