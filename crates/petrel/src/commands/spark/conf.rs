@@ -78,13 +78,6 @@ fn scaling(options: &JobOptions) -> Group {
         let delay = "an executor that was removed is gone at once, not after 5 s";
         group.set("spark.standalone.executorRemoveDelayOnDisconnection", "0s", delay);
     }
-    group.set("spark.decommission.enabled", true, "a busy executor finishes its tasks before it goes");
-    group.set("spark.storage.decommission.enabled", true, "and hands its blocks on,");
-    group.set(
-        "spark.storage.decommission.shuffleBlocks.enabled",
-        true,
-        "those of shuffles too, so nothing is computed twice",
-    );
     group.set(
         "spark.locality.wait",
         "0s",
