@@ -113,8 +113,9 @@ def area_day(records: DataFrame) -> DataFrame:
     )
     # Records of devices without metadata have no area, and NULL must find NULL.
     for extra in (busiest, worst):
-        same = areas["area"].eqNullSafe(extra["area"]) & (areas["kind"] == extra["kind"])
-        areas = areas.join(extra, same).drop(extra["area"]).drop(extra["kind"])
+        extra = extra.withColumnsRenamed({"area": "same_area", "kind": "same_kind"})
+        same = F.col("area").eqNullSafe(F.col("same_area")) & (F.col("kind") == F.col("same_kind"))
+        areas = areas.join(extra, same).drop("same_area", "same_kind")
     return areas.orderBy("area", "kind")
 
 

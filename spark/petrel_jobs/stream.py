@@ -104,6 +104,8 @@ def open_session() -> SparkSession:
         "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
         # There is no filter to infer, and the search for one costs planning time in every micro-batch.
         "spark.sql.constraintPropagation.enabled": "false",
+        # HotSpot never compiles a longer method: Spark then leaves whole-stage code, which would run interpreted.
+        "spark.sql.codegen.hugeMethodLimit": "8000",
     }
     for name, value in defaults.items():
         if spark.sparkContext.getConf().get(name) is None:

@@ -1,12 +1,17 @@
 """One Spark session in this process for all tests; starting one takes longer than most of them."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from petrel_jobs import pipeline
+
+# Spark's Python workers find the package by this, wherever the tests were started.
+os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
 
 
 def texts_as_rows(spark, texts):
