@@ -4,7 +4,7 @@ import java.util.ArrayDeque;
 
 /** How long does an executor take from request to its first task? Not safe for use by several threads. */
 final class StartupDelays {
-  /** What is assumed until enough executors have been seen. */
+  /** What is assumed at least until enough executors have been seen. */
   private static final double ASSUMED_S = 10.0;
 
   private static final int ENOUGH = 3;
@@ -22,10 +22,10 @@ final class StartupDelays {
 
   /** The delay that nine of ten executors keep. */
   double quantileS() {
-    if (seconds.size() < ENOUGH) {
-      return ASSUMED_S;
-    }
     double[] sorted = seconds.stream().mapToDouble(Double::doubleValue).sorted().toArray();
+    if (sorted.length < ENOUGH) {
+      return sorted.length == 0 ? ASSUMED_S : Math.max(ASSUMED_S, sorted[sorted.length - 1]);
+    }
     int rank = (int) Math.ceil(QUANTILE * sorted.length);
     return sorted[rank - 1];
   }

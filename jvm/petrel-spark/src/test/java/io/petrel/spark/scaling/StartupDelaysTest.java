@@ -9,11 +9,19 @@ class StartupDelaysTest {
 
   @Test
   void tenSecondsAreAssumedUntilThreeAreKnown() {
+    assertEquals(10.0, delays.quantileS());
     delays.add(1);
     delays.add(1);
     assertEquals(10.0, delays.quantileS());
     delays.add(1);
     assertEquals(1.0, delays.quantileS());
+  }
+
+  @Test
+  void oneThatTookLongerIsBelievedAtOnce() {
+    delays.add(17);
+    delays.add(4);
+    assertEquals(17.0, delays.quantileS());
   }
 
   @Test
