@@ -47,7 +47,9 @@ const RETRY_FOR: Duration = Duration::from_secs(60);
 const TRANSACTION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(900));
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const POLL: Duration = Duration::from_millis(10);
-const FLUSH_POLL: Duration = Duration::from_millis(1);
+/// The client rounds what is left of a poll down to whole milliseconds and spins through the last one: a shorter poll is
+/// one busy loop, while this one sleeps for four fifths of its time.
+const FLUSH_POLL: Duration = Duration::from_millis(5);
 /// Readers that stay open, one per partition; the one unused for longest is closed for a new one.
 const MAX_READERS: usize = 64;
 /// Bytes that each reader may fetch ahead, in KiB: 256 MiB with all readers open.
