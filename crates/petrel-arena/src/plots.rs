@@ -313,6 +313,20 @@ fn middles(points: &[TimelinePoint], figure: impl Fn(&TimelinePoint) -> f64) -> 
     points.iter().map(|point| (0.5 * (point.from_s + point.time_s), figure(point))).collect()
 }
 
+/// One panel of a timeline: time of `span_s` from left to right, a figure from 0 to `top` upwards.
+fn panel_layout(plots: &[Plot], label: &str, span_s: (f64, f64), top: f64) -> Layout {
+    Layout::auto_from_plots(plots)
+        .with_y_label(label)
+        .with_x_axis_min(span_s.0)
+        .with_x_axis_max(span_s.1)
+        .with_y_axis_min(0.0)
+        .with_y_axis_max(top)
+        .with_y_tick_step(tick_step(top))
+        .with_label_size(12)
+        .with_tick_size(11)
+        .with_legend_position(LegendPosition::InsideTopRight)
+}
+
 /// Red where the objective was missed, one region per stretch of intervals.
 fn with_violations(mut layout: Layout, points: &[TimelinePoint]) -> Layout {
     for stretch in points.chunk_by(|a, b| a.violated == b.violated) {
@@ -444,17 +458,7 @@ pub fn timeline(trace: &str, timeline: &Timeline, slo_p95_ms: f64) -> Option<Pic
     let latency: Vec<Plot> = vec![plain(&|point| point.p95_ms / 1e3, colour, 2.0).into()];
     let most = |figure: &dyn Fn(&TimelinePoint) -> f64| points.iter().map(figure).fold(0.0, f64::max);
     let dress = |plots: &[Plot], label: &str, top: f64| {
-        let layout = Layout::auto_from_plots(plots)
-            .with_y_label(label)
-            .with_x_axis_min(from_s)
-            .with_x_axis_max(to_s)
-            .with_y_axis_min(0.0)
-            .with_y_axis_max(top)
-            .with_y_tick_step(tick_step(top))
-            .with_label_size(12)
-            .with_tick_size(11)
-            .with_legend_position(LegendPosition::InsideTopRight);
-        with_violations(layout, points)
+        with_violations(panel_layout(plots, label, (from_s, to_s), top), points)
     };
     let slowest_s = most(&|point| point.p95_ms / 1e3).max(slo_p95_ms / 1e3);
     let layouts = vec![
@@ -514,18 +518,7 @@ pub fn twin(run: &TwinRun, interval_s: u32) -> Option<Picture> {
         line(&|interval| interval.real.p95_ms / 1e3, BLUE, "real", 2.0),
         line(&|interval| interval.world.p95_ms / 1e3, ORANGE, "world", 1.5),
     ];
-    let dress = |plots: &[Plot], label: &str, top: f64| {
-        Layout::auto_from_plots(plots)
-            .with_y_label(label)
-            .with_x_axis_min(from_s)
-            .with_x_axis_max(to_s)
-            .with_y_axis_min(0.0)
-            .with_y_axis_max(top)
-            .with_y_tick_step(tick_step(top))
-            .with_label_size(12)
-            .with_tick_size(11)
-            .with_legend_position(LegendPosition::InsideTopRight)
-    };
+    let dress = |plots: &[Plot], label: &str, top: f64| panel_layout(plots, label, (from_s, to_s), top);
     let fleet =
         |interval: &TwinInterval| f64::from(interval.target).max(interval.real.running).max(interval.world.running);
     let slowest_s = most(&|interval| interval.real.p95_ms.max(interval.world.p95_ms) / 1e3).max(run.slo_p95_ms / 1e3);
