@@ -186,13 +186,7 @@ impl DecisionLog {
     }
 
     fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure>) -> Result<(), ControlError> {
-        let outcome = || -> Result<(), Failure> {
-            let transaction = self.database.begin_write()?;
-            change(&transaction)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        outcome().map_err(|failure| self.failed(failure))
+        in_one_transaction(&self.database, change).map_err(|failure| self.failed(failure))
     }
 
     /// Makes the tables that are not there.
@@ -211,6 +205,17 @@ impl DecisionLog {
         let outcome = || -> Result<T, Failure> { look(&self.database.begin_read()?.open_table(DECISIONS)?) };
         outcome().map_err(|failure| self.failed(failure))
     }
+}
+
+/// Makes a change durable as a whole, or not at all.
+pub(crate) fn in_one_transaction(
+    database: &Database,
+    change: impl FnOnce(&redb::WriteTransaction) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let transaction = database.begin_write()?;
+    change(&transaction)?;
+    transaction.commit()?;
+    Ok(())
 }
 
 fn append(table: &mut redb::Table<'_, u64, &'static [u8]>, decision: &LoggedDecision) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! What was decided for each of many jobs? One transactional file for all of them, one durable transaction a look.
 
-use crate::decision_log::{Changes, Failure, LoggedDecision, decode, encode, with_effect};
+use crate::decision_log::{Changes, Failure, LoggedDecision, decode, encode, in_one_transaction, with_effect};
 use crate::error::ControlError;
 use crate::job::Remembered;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -145,13 +145,7 @@ impl JobsLog {
     }
 
     fn change(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), Failure>) -> Result<(), ControlError> {
-        let outcome = || -> Result<(), Failure> {
-            let transaction = self.database.begin_write()?;
-            change(&transaction)?;
-            transaction.commit()?;
-            Ok(())
-        };
-        outcome().map_err(|failure| self.failed(failure))
+        in_one_transaction(&self.database, change).map_err(|failure| self.failed(failure))
     }
 }
 
