@@ -8,6 +8,7 @@ import io.petrel.spark.telemetry.Unacknowledged;
 import org.apache.spark.SparkContext;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.slf4j.event.Level;
 
 /**
  * Who decides how many executors there are: the controller while it is heard and does not only advise, otherwise Spark's
@@ -134,15 +135,18 @@ public final class Steering {
     }
   }
 
-  /** Tells the controller and the log, once each time that something has changed. */
+  /** Tells the controller each decision's outcome once, and the log when something else is wanted or comes of it. */
   private void note(Outcome outcome, long nowMs) {
     if (last != null && last.decisionId() == desired.decisionId() && last.outcome() == outcome) {
       return;
     }
     // Tier and codec act on Petrel's shuffle only; until the application uses that, they are shown.
     String detail = desired.executors() + " executors, tier " + desired.tier() + ", codec " + desired.codec();
+    boolean isNews = last == null || last.outcome() != outcome || !last.detail().equals(detail);
     last = new DecisionOutcome(desired.decisionId(), nowMs, outcome, detail);
     outcomes.add(last);
-    LOG.info("Petrel: decision {}: {}: {}", desired.decisionId(), detail, outcome);
+    // There is a decision every few seconds, and most want what the one before wanted.
+    LOG.atLevel(isNews ? Level.INFO : Level.DEBUG)
+        .log("Petrel: decision {}: {}: {}", desired.decisionId(), detail, outcome);
   }
 }
