@@ -15,7 +15,7 @@ use crate::settings::ControlSettings;
 use crate::signals::{Signals, Totals};
 use crate::summary::{IntervalCount, LatencySummary, RunSummary};
 use petrel_core::live::{DecisionView, JobView, Snapshot};
-use petrel_core::protocol::{EngineMode, PROTOCOL_VERSION, latency_quantile_ms};
+use petrel_core::protocol::{BatchReport, EngineMode, PROTOCOL_VERSION, latency_quantile_ms};
 use petrel_core::{Action, Codec, DesiredState, Heartbeat, InvalidValue, Observation, Policy, Tier};
 use petrel_policy::Guardrails;
 use std::collections::VecDeque;
@@ -177,7 +177,8 @@ impl Job {
         }
         let executor = ExecutorSize::of(&heartbeat);
         for batch in &heartbeat.batches {
-            if self.progress.take(batch, executor, self.started_ms) {
+            let is_settled = !has_first_task(&heartbeat, batch);
+            if self.progress.take(batch, executor, is_settled, self.started_ms) {
                 self.last_commit_ms = self.last_commit_ms.max(batch.committed_ms);
             }
         }
@@ -598,4 +599,12 @@ impl Cumulative {
     fn total(self) -> f64 {
         self.before + self.last
     }
+}
+
+/// True when an executor ended its first task while `batch` ran.
+fn has_first_task(heartbeat: &Heartbeat, batch: &BatchReport) -> bool {
+    let started_ms = batch.committed_ms as f64 - batch.duration_ms;
+    let ended_ms = batch.committed_ms as f64;
+    let first_tasks = heartbeat.executors.iter().filter_map(|executor| executor.first_task_ms);
+    first_tasks.map(|at_ms| at_ms as f64).any(|at_ms| (started_ms..=ended_ms).contains(&at_ms))
 }

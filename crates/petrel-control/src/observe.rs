@@ -35,6 +35,9 @@ pub(crate) fn observe(
     let executor_memory_gb = heartbeat.map_or(0.5, |beat| beat.executor_memory_gb);
     let cost_usd_per_hour = bounds.prices.usd_per_hour(running + starting, executor_memory_gb);
     let budget = bounds.limits.budget_usd_per_hour;
+    let (batch_work_s, record_work_us) = progress.work().unwrap_or((0.0, 0.0));
+    // The embedded engine cuts a batch to the executors that are there, Spark by the partitions of its input.
+    let is_cut_by_partitions = heartbeat.is_some_and(|beat| beat.engine.starts_with("spark"));
     Observation {
         time_s: (now_ms - started_ms) as f64 / 1_000.0,
         arrival_rate,
@@ -56,6 +59,9 @@ pub(crate) fn observe(
         trigger_ms: heartbeat.map_or(1_000.0, |beat| beat.trigger_ms),
         executor_capacity: progress.executor_capacity(),
         batch_overhead_ms: progress.overhead_ms(),
+        batch_work_s,
+        record_work_us,
+        batch_tasks: if is_cut_by_partitions { progress.tasks() } else { 0.0 },
         startup_delay_s: heartbeat.map_or(0.0, |beat| beat.startup_delay_s),
         forecast: gateways.forecast,
         forecast_age_s: gateways.age_s,

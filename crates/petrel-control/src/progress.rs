@@ -49,6 +49,10 @@ struct Query {
     /// Most records of a batch that was measured.
     largest_batch: u64,
     overhead_ms: f64,
+    /// Work of a batch by its records, where the wall time of tasks is measured.
+    work: WorkLine,
+    /// Tasks of the last batch by the slots of an executor.
+    tasks: f64,
 }
 
 /// What an executor brings to a batch.
@@ -97,7 +101,15 @@ impl Progress {
     }
 
     /// Counts `batch`, unless it was counted before or committed before `since_ms`; says whether it did.
-    pub(crate) fn take(&mut self, batch: &BatchReport, executor: ExecutorSize, since_ms: i64) -> bool {
+    ///
+    /// `is_settled` says that no executor ran its first task in it: those are so slow that they say nothing of the others.
+    pub(crate) fn take(
+        &mut self,
+        batch: &BatchReport,
+        executor: ExecutorSize,
+        is_settled: bool,
+        since_ms: i64,
+    ) -> bool {
         let query = self.query(&batch.query);
         if batch.committed_ms <= query.last_committed_ms {
             return false;
@@ -108,7 +120,7 @@ impl Progress {
         }
         query.interval.add(batch);
         query.run.add(batch);
-        query.learn(batch, executor);
+        query.learn(batch, executor, is_settled);
         add_counts(&mut self.interval_latency, &batch.latency_counts);
         add_counts(&mut self.run_latency, &batch.latency_counts);
         true
@@ -133,6 +145,8 @@ impl Progress {
                     records_per_s: None,
                     largest_batch: 0,
                     overhead_ms: OVERHEAD_PRIOR_MS,
+                    work: WorkLine::default(),
+                    tasks: 0.0,
                 });
                 self.queries.len() - 1
             }
@@ -154,6 +168,20 @@ impl Progress {
     pub(crate) fn executor_capacity(&self) -> f64 {
         let seconds_per_record: f64 = self.queries.iter().filter_map(|query| query.records_per_s).map(f64::recip).sum();
         if seconds_per_record > 0.0 { seconds_per_record.recip() } else { self.capacity_prior }
+    }
+
+    /// Work of every batch whatever it reads, executor-seconds, and of a record beyond that, executor-microseconds, of all queries
+    /// together; `None` while one of them has not had batches of several sizes.
+    pub(crate) fn work(&self) -> Option<(f64, f64)> {
+        let measured = self.queries.iter().filter(|query| query.records_per_s.is_some());
+        let lines = measured.map(|query| query.work.line()).collect::<Option<Vec<(f64, f64)>>>()?;
+        let sum = lines.iter().fold((0.0, 0.0), |sum, line| (sum.0 + line.0, sum.1 + line.1));
+        (!lines.is_empty()).then_some((sum.0, 1e6 * sum.1))
+    }
+
+    /// Tasks of a batch by the slots of an executor, of the query with the most; 0 while they were not counted.
+    pub(crate) fn tasks(&self) -> f64 {
+        self.queries.iter().map(|query| query.tasks).fold(0.0, f64::max)
     }
 
     /// Part of a batch that more executors do not shorten, milliseconds; that of the slowest query.
@@ -211,7 +239,7 @@ impl Progress {
 impl Query {
     /// Learns what an executor can do: from the wall time of the tasks on its slots where that is measured, else from their CPU
     /// time within its limit.
-    fn learn(&mut self, batch: &BatchReport, executor: ExecutorSize) {
+    fn learn(&mut self, batch: &BatchReport, executor: ExecutorSize, is_settled: bool) {
         if batch.overhead_ms.is_finite() && batch.overhead_ms >= 0.0 {
             self.overhead_ms += EWMA_WEIGHT * (batch.overhead_ms - self.overhead_ms);
         }
@@ -225,6 +253,10 @@ impl Query {
         if seen < least || !(busy_ms.is_finite() && busy_ms > 0.0) {
             return;
         }
+        self.tasks = f64::from(batch.tasks) / executor.slots.max(1.0);
+        if batch.task_run_ms > 0.0 && is_settled {
+            self.work.add(seen as f64, busy_ms / 1_000.0 / lanes);
+        }
         let measured = seen as f64 * lanes / (busy_ms / 1_000.0);
         let says_more = seen / 2 >= self.largest_batch && self.largest_batch < MIN_RECORDS_FOR_CAPACITY;
         self.records_per_s = Some(match self.records_per_s {
@@ -235,6 +267,63 @@ impl Query {
     }
 }
 
+/// Classes of batch sizes, each half as large again as the one before.
+const SIZES: usize = 32;
+/// Share of its weight that a class of batch sizes keeps while another batch is counted.
+const KEPT: f64 = 0.98;
+/// Weight below which a class of batch sizes is forgotten: it was last seen some two hundred batches ago.
+const FORGOTTEN: f64 = 0.02;
+/// A class's largest size by its smallest.
+const SIZE_STEP: f64 = 1.5;
+/// Largest mean size by smallest below which batches cannot tell fixed work from that of records.
+const LEAST_SPREAD: f64 = 1.5;
+
+/// The straight line `work = fixed + record · records` through the batches of a query. Batches are averaged by size first, so that a
+/// hundred alike do not outweigh the few large ones that came with a burst.
+#[derive(Debug, Clone, Copy, Default)]
+struct WorkLine {
+    /// Mean records, mean work and weight of a class.
+    sizes: [(f32, f32, f32); SIZES],
+}
+
+impl WorkLine {
+    fn add(&mut self, records: f64, work_s: f64) {
+        let class = (records.max(1.0).ln() / SIZE_STEP.ln()) as usize;
+        for (_, _, weight) in &mut self.sizes {
+            *weight *= KEPT as f32;
+        }
+        let (mean_records, mean_work_s, weight) = &mut self.sizes[class.min(SIZES - 1)];
+        let is_new = f64::from(*weight) < FORGOTTEN;
+        let share = if is_new { 1.0 } else { EWMA_WEIGHT as f32 };
+        *mean_records += share * (records as f32 - *mean_records);
+        *mean_work_s += share * (work_s as f32 - *mean_work_s);
+        *weight = 1.0;
+    }
+
+    /// Fixed work and work of a record, executor-seconds; `None` while all batches are alike.
+    fn line(&self) -> Option<(f64, f64)> {
+        let classes = || {
+            let known = self.sizes.iter().filter(|(_, _, weight)| f64::from(*weight) >= FORGOTTEN);
+            known.map(|(records, work_s, weight)| (f64::from(*records), f64::from(*work_s), f64::from(*weight)))
+        };
+        let smallest = classes().map(|(records, ..)| records).reduce(f64::min)?;
+        let largest = classes().map(|(records, ..)| records).fold(0.0, f64::max);
+        if largest < LEAST_SPREAD * smallest {
+            return None;
+        }
+        let total: f64 = classes().map(|(.., weight)| weight).sum();
+        let mean = |of: fn((f64, f64, f64)) -> f64| classes().map(|class| class.2 * of(class)).sum::<f64>() / total;
+        let (records, work_s) = (mean(|class| class.0), mean(|class| class.1));
+        let (spread, together) = classes().fold((0.0, 0.0), |(spread, together), class| {
+            let off = class.0 - records;
+            (spread + class.2 * off * off, together + class.2 * off * (class.1 - work_s))
+        });
+        // Between no fixed work and nothing but fixed work.
+        let slope = (together / spread).clamp(0.05 * work_s / records, work_s / records);
+        Some((work_s - slope * records, slope))
+    }
+}
+
 /// Adds histogram `more` to `sum`.
 fn add_counts(sum: &mut Vec<u64>, more: &[u64]) {
     if sum.len() < more.len() {
@@ -242,5 +331,43 @@ fn add_counts(sum: &mut Vec<u64>, more: &[u64]) {
     }
     for (total, count) in sum.iter_mut().zip(more) {
         *total = total.saturating_add(*count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_work_and_that_of_a_record_are_told_apart_once_batches_have_several_sizes() {
+        let mut line = WorkLine::default();
+        for _ in 0..50 {
+            line.add(6_000.0, 1.26 + 6_000.0 * 1.1e-4);
+            assert_eq!(line.line(), None, "all alike");
+        }
+        // A burst of four batches against fifty quiet ones.
+        for records in [9_000.0, 14_000.0, 22_000.0, 25_000.0] {
+            line.add(records, 1.26 + records * 1.1e-4);
+        }
+        let (fixed_s, record_s) = line.line().unwrap();
+        assert!((fixed_s - 1.26).abs() < 0.01 && (record_s - 1.1e-4).abs() < 1e-6, "{fixed_s} {record_s}");
+        // It was long ago: the quiet ones alone say nothing any more.
+        for _ in 0..400 {
+            line.add(6_000.0, 1.26 + 6_000.0 * 1.1e-4);
+        }
+        assert_eq!(line.line(), None);
+    }
+
+    #[test]
+    fn work_is_never_less_than_none_on_either_side() {
+        let line_of = |pairs: [(f64, f64); 2]| {
+            let mut line = WorkLine::default();
+            pairs.into_iter().for_each(|(records, work_s)| line.add(records, work_s));
+            line.line().unwrap()
+        };
+        let (fixed_s, record_s) = line_of([(1_000.0, 2.0), (4_000.0, 1.0)]);
+        assert!(fixed_s > 0.0 && record_s > 0.0, "large batches were quicker: {fixed_s} {record_s}");
+        let (fixed_s, _) = line_of([(1_000.0, 0.1), (4_000.0, 9.0)]);
+        assert!(fixed_s.abs() < 1e-6, "more than in proportion: {fixed_s}");
     }
 }

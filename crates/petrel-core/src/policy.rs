@@ -125,6 +125,16 @@ pub struct Observation {
     pub executor_capacity: f64,
     /// Part of a micro-batch that does not shrink with more executors, milliseconds; measured.
     pub batch_overhead_ms: f64,
+    /// Work of every micro-batch whatever it reads, executor-seconds; measured, see `record_work_us`.
+    #[serde(default)]
+    pub batch_work_s: f64,
+    /// Work of a record beyond that, executor-microseconds; 0 where the two could not be told apart.
+    #[serde(default)]
+    pub record_work_us: f64,
+    /// Tasks of a micro-batch by those that an executor takes at once: more executors than this have nothing to do, and all work
+    /// in whole waves. 0 where the engine cuts a batch to the executors that are there.
+    #[serde(default)]
+    pub batch_tasks: f64,
     /// Start-up delay that a new executor stays under with probability 0.9, seconds.
     pub startup_delay_s: f64,
     /// Forecast of the total arrival rate, records/s: rows [`crate::HORIZONS_S`], columns

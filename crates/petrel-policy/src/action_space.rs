@@ -4,6 +4,7 @@
 //! is a correction of the model, not a replacement. The first level keeps the present target.
 
 use crate::encode::Need;
+use crate::queue_model::executors_side_by_side;
 use petrel_core::{Action, Codec, Observation, Tier};
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +57,7 @@ impl ActionSpace {
         let whole = |executors: f64| executors.clamp(0.0, f64::from(u32::MAX)) as u32;
         let executors = match factor_of(level) {
             None => observation.executors_target,
-            Some(factor) => whole((factor * need.executors).round()),
+            Some(factor) => executors_side_by_side(observation.batch_tasks, (factor * need.executors).round()),
         };
         let share = PREWARM_SHARES[(prewarm as usize).min(PREWARM_SHARES.len() - 1)];
         let prewarm = if self.without_prewarm { 0 } else { whole((share * need.executors).ceil()) };

@@ -4,6 +4,7 @@
 //! needed looks like a fleet of 400 where 200 are. Ratios go in as logarithms, because twice too many and half too few are
 //! equally far off.
 
+use crate::queue_model::QueueModel;
 use petrel_core::signal::rate_at_horizon;
 use petrel_core::{Codec, HORIZONS_S, Observation, Tier};
 use petrel_sim::classic;
@@ -11,8 +12,11 @@ use petrel_sim::classic;
 /// Numbers that a network sees of the queue world.
 pub const QUEUE_OBSERVATION: usize = 61;
 
-/// Share of the trigger interval that a micro-batch may take in [`Need`].
+/// Share of the time between two micro-batches that one may take in [`Need`].
 const TARGET_UTILISATION: f64 = 0.9;
+
+/// Fewest executors of a [`Need`].
+const LEAST_NEED: f64 = 0.1;
 
 /// Column of the median and of the 0.9 quantile in a forecast row.
 const MEDIAN: usize = 1;
@@ -49,8 +53,7 @@ pub struct Need {
 impl Need {
     /// The need that `observation` shows.
     ///
-    /// A micro-batch of λ·T records on n executors of capacity c lasts o + λ·T / (n·c) with overhead o and trigger T, and
-    /// may take ρ·T: n = λ / (c·(ρ - o/T)).
+    /// Executors are what [the queue model](crate::queue_model) says.
     pub fn of(observation: &Observation) -> Self {
         let mut rate = observation.arrival_rate.max(0.0);
         if let Some(forecast) = &observation.forecast {
@@ -62,14 +65,15 @@ impl Need {
             }
             rate = rate.max(rate_at_horizon(forecast, MEDIAN, horizon_s));
         }
-        let normal = observation.arrival_rate * 1.5 * observation.trigger_ms / 1e3;
-        let excess = (observation.backlog_records - normal).max(0.0);
+        let model = QueueModel::of(observation, TARGET_UTILISATION);
+        let excess = (observation.backlog_records - model.normal_backlog(observation.arrival_rate)).max(0.0);
         rate += excess / (observation.slo.p95_ms / 1e3).max(0.1);
-        let capacity = observation.executor_capacity.max(1.0);
-        let usable = (TARGET_UTILISATION - observation.batch_overhead_ms / observation.trigger_ms.max(1.0)).max(0.1);
         // A tenth of an executor at least, so that ratios to the need exist when nothing arrives.
-        let executors = (rate / (capacity * usable)).max(0.1);
-        Self { rate: executors * capacity * usable, executors }
+        let executors = model.parallelism(rate);
+        if executors >= LEAST_NEED {
+            return Self { rate: rate.max(1e-3), executors };
+        }
+        Self { rate: rate.max(model.rate(LEAST_NEED)).max(1e-3), executors: LEAST_NEED }
     }
 }
 

@@ -33,6 +33,7 @@ pub mod meta;
 pub mod network;
 pub mod optimum;
 pub mod policies;
+mod queue_model;
 mod registry;
 mod scale_behaviour;
 pub mod shipped;

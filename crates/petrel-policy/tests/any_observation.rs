@@ -70,6 +70,9 @@ prop_compose! {
             trigger_ms: 1_000.0,
             executor_capacity: 10_000.0,
             batch_overhead_ms: 250.0,
+            batch_work_s: 0.0,
+            record_work_us: 0.0,
+            batch_tasks: 0.0,
             startup_delay_s: 30.0,
             forecast: None,
             forecast_age_s: 0.0,
@@ -97,6 +100,7 @@ prop_compose! {
         observation in load(),
         executor_capacity in figure(100.0, 300_000.0),
         batch_overhead_ms in figure(0.0, 5_000.0),
+        work in (figure(0.0, 20.0), figure(0.0, 5_000.0), figure(0.0, 300.0)),
         trigger_ms in figure(100.0, 10_000.0),
         startup_delay_s in figure(0.0, 200.0),
         interval_s in figure(0.5, 60.0),
@@ -108,7 +112,7 @@ prop_compose! {
         codec in 0usize..3,
     ) -> Observation {
         Observation {
-            executor_capacity, batch_overhead_ms, trigger_ms, startup_delay_s, interval_s, forecast, forecast_age_s,
+            executor_capacity, batch_overhead_ms, batch_work_s: work.0, record_work_us: work.1, batch_tasks: work.2, trigger_ms, startup_delay_s, interval_s, forecast, forecast_age_s,
             slo: Slo { p95_ms },
             prices: Prices { executor_usd_per_hour: price, memory_usd_per_gb_hour: 0.1 * price },
             tier: Tier::ALL[tier],

@@ -1,12 +1,12 @@
 //! A queue model on what the gateways foresee: enough executors for the upper quantile of the arrival rate at the
 //! time a new executor would be there.
 //!
-//! A micro-batch of `λ·T` records on `n` executors lasts `o + λ·T / (n·c)` (overhead `o`, trigger `T`, capacity `c` of one
-//! executor). It keeps up while that is at most `ρ·T`, so `n ≥ λ / (c·(ρ − o/T))`. The backlog above one trigger's
-//! arrivals must drain within the objective on top. Executors that were asked for and did not come in time are not counted
-//! on: as many more are asked for in their place, and none that runs is released meanwhile.
+//! What they carry is said by [the queue model](crate::queue_model). The backlog above what is normal must drain within half
+//! of the objective on top. Executors that were asked for and did not come in time are not counted on: as many more are asked
+//! for in their place, and none that runs is released meanwhile.
 
 use crate::policies::{stand_ins, wish};
+use crate::queue_model::QueueModel;
 use petrel_core::signal::rate_at_horizon;
 use petrel_core::{Decision, Observation, Policy};
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ const UPPER: usize = 2;
 /// Settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ForecastSettings {
-    /// ρ, share of the trigger interval that a micro-batch may take.
+    /// ρ, share of the time between two micro-batches that one may take.
     pub target_utilisation: f64,
     /// Seconds beyond the start-up delay that are looked ahead: one decision interval.
     pub margin_s: f64,
@@ -46,12 +46,8 @@ impl Forecast {
         Self { settings }
     }
 
-    /// Executors that keep up with `rate` records/s.
-    fn executors_for(&self, observation: &Observation, rate: f64) -> u32 {
-        let overhead_share = observation.batch_overhead_ms / observation.trigger_ms.max(1.0);
-        // A trigger shorter than its overhead cannot be met by executors; the batches then grow instead.
-        let usable = (self.settings.target_utilisation - overhead_share).max(0.1);
-        (rate / (observation.executor_capacity.max(1.0) * usable)).ceil() as u32
+    fn model(&self, observation: &Observation) -> QueueModel {
+        QueueModel::of(observation, self.settings.target_utilisation)
     }
 
     /// When an executor that the next decision asks for would be there.
@@ -70,9 +66,9 @@ impl Forecast {
         observation.forecast.filter(|_| observation.forecast_age_s <= self.settings.max_signal_age_s)
     }
 
-    /// Rate needed to drain what waits beyond one trigger's arrivals within half of the objective.
+    /// Rate needed to drain what waits beyond what is normal within half of the objective.
     fn drain_rate(&self, observation: &Observation) -> f64 {
-        let normal = observation.arrival_rate * observation.trigger_ms / 1_000.0 * 1.5;
+        let normal = self.model(observation).normal_backlog(observation.arrival_rate);
         let excess = (observation.backlog_records - normal).max(0.0);
         excess / (observation.slo.p95_ms / 2_000.0).max(0.1)
     }
@@ -95,11 +91,12 @@ impl Policy for Forecast {
 
     fn decide(&mut self, observation: &Observation) -> Decision {
         let settings = self.settings;
+        let model = self.model(observation);
         let drain = self.drain_rate(observation);
         let current = observation.executors_target;
         let Some(forecast) = self.believed(observation) else {
             let rate = observation.arrival_rate + drain;
-            let executors = self.executors_for(observation, rate);
+            let executors = model.executors(rate);
             let reason = format!(
                 "no fresh signal: {:.0} records/s arriving and {drain:.0} to drain need {executors} executors",
                 observation.arrival_rate
@@ -108,12 +105,12 @@ impl Policy for Forecast {
         };
         let horizon_s = self.horizon_s(observation);
         let ahead = self.ahead(observation, &forecast);
-        let needed = self.executors_for(observation, ahead + drain);
+        let needed = model.executors(ahead + drain);
         if needed.saturating_add(stand_ins(observation, needed)) >= current {
             let reason = format!(
                 "up to {ahead:.0} records/s within {horizon_s:.0} s (0.9 quantile) and {drain:.0} to drain, {:.0} an executor: \
                  {needed} executors",
-                observation.executor_capacity
+                (ahead + drain) / model.parallelism(ahead + drain).max(1e-9)
             );
             return with_stand_ins(observation, needed, reason);
         }
@@ -124,7 +121,7 @@ impl Policy for Forecast {
             .filter(|(horizon, _)| f64::from(**horizon) <= release_s)
             .map(|(_, row)| row[UPPER])
             .fold(ahead.max(rate_at_horizon(&forecast, UPPER, release_s)), f64::max);
-        let enough = self.executors_for(observation, later + drain).min(current);
+        let enough = model.executors(later + drain).min(current);
         // Those that would be released could not be had back for sure.
         let is_short = observation.executors_missing > 0;
         let kept = if is_short { enough.max(observation.executors_running.min(current)) } else { enough };
@@ -139,7 +136,7 @@ impl Policy for Forecast {
     fn is_urgent(&self, observation: &Observation) -> bool {
         let most = observation.executors_target >= observation.limits.max_executors;
         let Some(forecast) = self.believed(observation).filter(|_| !most) else { return false };
-        self.executors_for(observation, self.ahead(observation, &forecast)) > observation.executors_target
+        self.model(observation).executors(self.ahead(observation, &forecast)) > observation.executors_target
     }
 }
 
