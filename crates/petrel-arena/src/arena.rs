@@ -18,7 +18,7 @@ use crate::tournament::{Progress, Tell, Tournament, params_fingerprint};
 use crate::traces::{Scale, TraceGroup, single_group, test_groups};
 use crate::tuned::Tuned;
 use petrel_core::{Codec, Slo, Tier};
-use petrel_sim::queue::{DEFAULT_P95_MS, QueueParams, WorldSettings, default_limits};
+use petrel_sim::queue::{QueueParams, WorldSettings, limits_of};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,10 +41,12 @@ pub struct Common {
     pub traces: Option<PathBuf>,
     /// Length of a game, seconds.
     pub episode_s: usize,
-    /// Largest fleet.
-    pub max_executors: u32,
-    /// Limit of the 95th percentile, milliseconds.
-    pub slo_p95_ms: f64,
+    /// Parameters of the world `queue`.
+    pub params: Arc<QueueParams>,
+    /// Largest fleet in place of that of the parameters.
+    pub max_executors: Option<u32>,
+    /// Limit of the 95th percentile in place of that of the parameters, milliseconds.
+    pub slo_p95_ms: Option<f64>,
     /// Threads; as many as there are processors when 0.
     pub threads: usize,
 }
@@ -54,37 +56,34 @@ impl Default for Common {
         Self {
             traces: None,
             episode_s: DEFAULT_EPISODE_S,
-            max_executors: default_limits().max_executors,
-            slo_p95_ms: DEFAULT_P95_MS,
+            params: Arc::new(QueueParams::default()),
+            max_executors: None,
+            slo_p95_ms: None,
             threads: 0,
         }
     }
 }
 
 impl Common {
-    /// Limits, objective and prices of every game. A larger fleet may be left as fast as it was entered.
+    /// Limits, objective and prices of every game.
     ///
     /// # Errors
     /// [`ArenaError::Invalid`] names the setting that is out of range.
-    pub fn world_settings(&self, params: &QueueParams) -> Result<WorldSettings, ArenaError> {
-        if !(1..=1_000).contains(&self.max_executors) {
-            return Err(ArenaError::invalid("max executors", self.max_executors, "1 to 1000"));
+    pub fn world_settings(&self) -> Result<WorldSettings, ArenaError> {
+        let mut settings = WorldSettings::new(&self.params, 0);
+        let max_executors = self.max_executors.unwrap_or(settings.limits.max_executors);
+        let p95_ms = self.slo_p95_ms.unwrap_or(settings.slo.p95_ms);
+        if !(1..=1_000).contains(&max_executors) {
+            return Err(ArenaError::invalid("max executors", max_executors, "1 to 1000"));
         }
-        if !(self.slo_p95_ms.is_finite() && self.slo_p95_ms > 0.0) {
-            return Err(ArenaError::invalid("objective", self.slo_p95_ms, "milliseconds above 0"));
+        if !(p95_ms.is_finite() && p95_ms > 0.0) {
+            return Err(ArenaError::invalid("objective", p95_ms, "milliseconds above 0"));
         }
         if !(10..=86_400).contains(&self.episode_s) {
             return Err(ArenaError::invalid("episode", self.episode_s, "10 to 86400 seconds"));
         }
-        let mut settings = WorldSettings::new(params, 0);
-        let default = settings.limits;
-        let scale = f64::from(self.max_executors) / f64::from(default.max_executors);
-        settings.limits.max_executors = self.max_executors;
-        settings.limits.max_step_up = default.max_step_up.max(self.max_executors);
-        settings.limits.max_step_down = default.max_step_down.max(self.max_executors);
-        settings.limits.max_prewarm = (f64::from(default.max_prewarm) * scale).round() as u32;
-        settings.limits.budget_usd_per_hour = default.budget_usd_per_hour * scale.max(1.0);
-        settings.slo = Slo { p95_ms: self.slo_p95_ms };
+        settings.limits = limits_of(max_executors);
+        settings.slo = Slo { p95_ms };
         Ok(settings)
     }
 
@@ -255,8 +254,8 @@ fn sentences(verdicts: &[String]) -> String {
 
 /// Everything that decides about the games, checked; and whether the tuned players among them were tuned for something else.
 fn plan(settings: &Settings, optimum: Option<&dyn Optimum>) -> Result<(Tournament, bool), ArenaError> {
-    let params = Arc::new(QueueParams::default());
-    let world = settings.common.world_settings(&params)?;
+    let params = Arc::clone(&settings.common.params);
+    let world = settings.common.world_settings()?;
     if settings.seeds == 0 {
         return Err(ArenaError::invalid("seeds", 0, "at least 1; 10 for intervals that mean something"));
     }
@@ -496,8 +495,8 @@ mod tests {
     #[test]
     fn wrong_settings_are_named_before_anything_is_played() {
         assert!(refused(|settings| settings.seeds = 0).starts_with("seeds: got `0`, expected at least 1"));
-        assert!(refused(|settings| settings.common.max_executors = 0).starts_with("max executors: got `0`"));
-        assert!(refused(|settings| settings.common.slo_p95_ms = f64::NAN).starts_with("objective: got `NaN`"));
+        assert!(refused(|settings| settings.common.max_executors = Some(0)).starts_with("max executors: got `0`"));
+        assert!(refused(|settings| settings.common.slo_p95_ms = Some(f64::NAN)).starts_with("objective: got `NaN`"));
         assert!(
             refused(|settings| settings.players = vec!["me".to_string()])
                 .starts_with("players: got `me`, expected fixed")

@@ -536,13 +536,13 @@ pub fn twin(run: &TwinRun, interval_s: u32) -> Option<Picture> {
         .with_layouts(layouts)
         .with_cell_size(860.0, 210.0)
         .with_spacing(4.0)
-        .with_title(format!("{}: {} as recorded and in the world", run.name, run.policy))
+        .with_title(format!("{}: {} as recorded and in the world", run.name, run.player))
         .with_title_size(17)
         .with_keep_panel_legends()
         .render();
     let caption = format!(
         "{}: policy {} as recorded and replayed in the world with the same arrivals and the same desired state.",
-        run.name, run.policy
+        run.name, run.player
     );
     Some(Picture::new(format!("twin-{}", run.name), caption, scene))
 }

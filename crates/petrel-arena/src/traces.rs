@@ -253,7 +253,7 @@ mod tests {
         assert!(arrivals.signal(100).has_forecast);
         assert!(!group.arrivals(0, &params, &limits, true).signal(100).has_forecast);
         let auto = single_group(&path, Scale::Auto, 10, 600).unwrap().arrivals(0, &params, &limits, false);
-        let quarter = petrel_sim::table::auto_mean_rate(&params, &limits, petrel_sim::queue::DEFAULT_P95_MS);
+        let quarter = petrel_sim::table::auto_mean_rate(&params, &limits);
         assert!((auto.total() / 180.0 / quarter - 1.0).abs() < 0.05, "{} against {quarter}", auto.total() / 180.0);
         let missing = single_group(&folder.path().join("none.csv"), Scale::Auto, 1, 600).unwrap_err().to_string();
         assert!(missing.contains("none.csv"), "{missing}");

@@ -83,8 +83,8 @@ pub fn tune(settings: &TuneSettings, tell: Tell<'_>) -> Result<String, ArenaErro
     if settings.trials == 0 || settings.windows == 0 || settings.game_seeds == 0 {
         return Err(ArenaError::invalid("trials, windows or game seeds", 0, "at least 1 of each"));
     }
-    let params = Arc::new(QueueParams::default());
-    let world = settings.common.world_settings(&params)?;
+    let params = Arc::clone(&settings.common.params);
+    let world = settings.common.world_settings()?;
     let groups = train_groups(settings.common.traces.as_deref(), settings.windows, settings.common.episode_s)?;
     let pool = settings.common.pool()?;
     tell(Progress::Stage("preparing the training games"));

@@ -1,16 +1,16 @@
 //! What does a learner play against in the world `queue`? Games prepared once and shared, rewards relative to their size.
 //!
 //! ```text
-//! episodes of a split × loads ─▶ Games (arrivals with their signals, cost of reference)
+//! worlds × episodes of a split × loads ─▶ Games (arrivals with their signals, cost of reference)
 //!                                   │ a game is drawn at every episode's beginning, with weights and seed
 //! QueueEnvironment: observation ─▶ encode_queue ─▶ network ─▶ choices ─▶ ActionSpace ─▶ one decision interval
 //! ```
 
 use crate::environment::{End, Environment, Steps, WeightChoice, stream_seed};
-use petrel_core::{InvalidValue, Limits, Observation, Slo, Weights};
+use petrel_core::{InvalidValue, Limits, Observation, Weights};
 use petrel_policy::action_space::{ActionSpace, QUEUE_HEADS};
 use petrel_policy::encode::{Need, QUEUE_OBSERVATION, encode_queue_with};
-use petrel_sim::queue::{Arrivals, DEFAULT_P95_MS, QueueParams, QueueWorld, WorldSettings};
+use petrel_sim::queue::{Arrivals, QueueParams, QueueWorld, WorldSettings};
 use petrel_sim::table;
 use petrel_sim::traces::Episode;
 use rand::{RngExt, SeedableRng};
@@ -27,10 +27,10 @@ pub struct QueueTask {
     pub weights: WeightChoice,
     /// What a violated interval takes off the reward, in mean costs of an interval.
     pub violation_penalty: f32,
-    /// The objective, milliseconds at the 95th percentile.
-    pub slo_p95_ms: f64,
-    /// Bounds of the fleet.
-    pub limits: Limits,
+    /// The objective in place of the world's, milliseconds at the 95th percentile.
+    pub slo_p95_ms: Option<f64>,
+    /// Bounds of the fleet in place of the world's.
+    pub limits: Option<Limits>,
     /// Mean loads of the games relative to the automatic scale; each episode is prepared at each of them.
     pub loads: Vec<f64>,
     /// Which choices the policy has.
@@ -44,8 +44,8 @@ impl Default for QueueTask {
         Self {
             weights: WeightChoice::Sampled,
             violation_penalty: 40.0,
-            slo_p95_ms: DEFAULT_P95_MS,
-            limits: petrel_sim::queue::default_limits(),
+            slo_p95_ms: None,
+            limits: None,
             loads: vec![0.6, 1.0, 1.5],
             space: ActionSpace::default(),
             blind: false,
@@ -57,9 +57,8 @@ impl QueueTask {
     /// Reward of one interval. Cost, latency and backlog count by their weights, whose default third leaves cost as it is; a
     /// violation counts whatever the weights are, because the objective is a promise and not a wish.
     ///
-    /// `cost` is in mean costs of an interval of the game, `latency` in objectives, `backlog_s` in seconds of the arrival rate.
-    fn reward(&self, weights: Weights, cost: f64, latency: f64, backlog_s: f64, violated: bool) -> f64 {
-        let backlog = backlog_s / (self.slo_p95_ms / 1e3);
+    /// `cost` is in mean costs of an interval of the game, `latency` and `backlog` (the time it takes to arrive) in objectives.
+    fn reward(&self, weights: Weights, cost: f64, latency: f64, backlog: f64, violated: bool) -> f64 {
         -3.0 * weights.cost * cost
             - weights.latency * latency.min(3.0)
             - weights.throughput * backlog.min(3.0)
@@ -78,20 +77,29 @@ pub struct Game {
     pub reference_usd: f64,
 }
 
-/// Prepared games, shared by all environments.
-#[derive(Debug, Clone)]
-pub struct Games {
-    params: Arc<QueueParams>,
-    games: Arc<Vec<Game>>,
+/// The games of one world.
+#[derive(Debug)]
+pub struct WorldGames {
+    /// Parameters of the world.
+    pub params: Arc<QueueParams>,
+    /// Bounds and objective; seed and weights are drawn for each game.
+    pub settings: WorldSettings,
+    /// Its games, at least one.
+    pub games: Vec<Game>,
 }
 
+/// Prepared games, shared by all environments.
+#[derive(Debug, Clone)]
+pub struct Games(Arc<Vec<WorldGames>>);
+
 impl Games {
-    /// Prepares every episode at every load of `task`, on all threads of the current pool; deterministic in `seed`.
+    /// Prepares every episode at every load of `task` for each of `worlds`, on all threads of the current pool; deterministic
+    /// in `seed`.
     ///
     /// # Errors
     /// [`InvalidValue`] when there is none.
     pub fn prepare(
-        params: &Arc<QueueParams>,
+        worlds: &[Arc<QueueParams>],
         episodes: &[Episode],
         task: &QueueTask,
         seed: u64,
@@ -102,14 +110,16 @@ impl Games {
             .enumerate()
             .map(|(position, (episode, load))| (position, episode, load))
             .collect();
-        if jobs.is_empty() {
-            return Err(InvalidValue::new("games", 0, "at least one episode and one load"));
+        if jobs.is_empty() || worlds.is_empty() {
+            return Err(InvalidValue::new("games", 0, "at least one world, one episode and one load"));
         }
-        let games: Vec<Game> = jobs
-            .par_iter()
-            .map(|(position, episode, load)| {
+        let prepare = |params: &Arc<QueueParams>| {
+            let mut settings = WorldSettings::new(params, 0);
+            settings.limits = task.limits.unwrap_or(settings.limits);
+            settings.slo.p95_ms = task.slo_p95_ms.unwrap_or(settings.slo.p95_ms);
+            let game = |(position, episode, load): &(usize, &Episode, f64)| {
                 let seed = stream_seed(seed, *position as u64);
-                let trace = episode.auto_scaled(params, &task.limits, *load);
+                let trace = episode.auto_scaled(params, &settings.limits, *load);
                 let (offset_s, duration_s) = (episode.offset_s, episode.duration_s);
                 let arrivals = if task.blind {
                     Arrivals::prepare_blind(&trace, offset_s, duration_s, seed, params)
@@ -118,19 +128,15 @@ impl Games {
                 };
                 let reference_usd = reference_usd(params, &arrivals);
                 Game { name: episode.name.clone(), arrivals: Arc::new(arrivals), reference_usd }
-            })
-            .collect();
-        Ok(Self { params: Arc::clone(params), games: Arc::new(games) })
+            };
+            WorldGames { params: Arc::clone(params), settings, games: jobs.par_iter().map(game).collect() }
+        };
+        Ok(Self(Arc::new(worlds.iter().map(prepare).collect())))
     }
 
-    /// The games.
-    pub fn games(&self) -> &[Game] {
-        &self.games
-    }
-
-    /// Parameters of the world they are played in.
-    pub fn params(&self) -> &Arc<QueueParams> {
-        &self.params
+    /// The worlds, at least one.
+    pub fn worlds(&self) -> &[WorldGames] {
+        &self.0
     }
 }
 
@@ -145,7 +151,7 @@ fn reference_usd(params: &QueueParams, arrivals: &Arrivals) -> f64 {
     usd_per_hour * f64::from(params.time.interval_s) / 3_600.0
 }
 
-/// The world `queue`, many times.
+/// The world `queue`, many times; where there are games of several worlds, the copies are dealt out to them in turn.
 #[derive(Debug, Clone)]
 pub struct QueueEnvironment {
     task: QueueTask,
@@ -166,8 +172,8 @@ struct OneWorld {
 
 impl OneWorld {
     /// Begins a game drawn at random.
-    fn begin(&mut self, task: &QueueTask, games: &Games) {
-        let game = &games.games[self.generator.random_range(0..games.games.len())];
+    fn begin(&mut self, task: &QueueTask, games: &[Game]) {
+        let game = &games[self.generator.random_range(0..games.len())];
         self.weights = task.weights.draw(&mut self.generator);
         self.reference_usd = game.reference_usd;
         self.world.set_weights(self.weights);
@@ -191,24 +197,21 @@ impl QueueEnvironment {
         if count == 0 {
             return Err(InvalidValue::new("environments", count, "at least 1"));
         }
-        let params = Arc::clone(games.params());
-        let settings = WorldSettings {
-            limits: task.limits,
-            slo: Slo { p95_ms: task.slo_p95_ms },
-            ..WorldSettings::new(&params, 0)
+        let copy_of = |of: &WorldGames| {
+            let world = QueueWorld::new(Arc::clone(&of.params), Arc::clone(&of.games[0].arrivals), of.settings)?;
+            let observation = world.observe();
+            Ok(OneWorld {
+                world,
+                generator: Pcg64Mcg::seed_from_u64(0),
+                weights: Weights::default(),
+                reference_usd: 1.0,
+                need: Need::of(&observation),
+                observation,
+                encoded: [0.0; QUEUE_OBSERVATION],
+            })
         };
-        let world = QueueWorld::new(params, Arc::clone(&games.games[0].arrivals), settings)?;
-        let observation = world.observe();
-        let copy = OneWorld {
-            world,
-            generator: Pcg64Mcg::seed_from_u64(0),
-            weights: Weights::default(),
-            reference_usd: 1.0,
-            need: Need::of(&observation),
-            observation,
-            encoded: [0.0; QUEUE_OBSERVATION],
-        };
-        let mut environment = Self { task, games, copies: vec![copy; count] };
+        let copies = games.worlds().iter().cycle().take(count).map(copy_of).collect::<Result<_, InvalidValue>>()?;
+        let mut environment = Self { task, games, copies };
         environment.reset(0);
         Ok(environment)
     }
@@ -229,9 +232,9 @@ impl Environment for QueueEnvironment {
 
     fn reset(&mut self, seed: u64) {
         let Self { task, games, copies } = self;
-        for (position, copy) in copies.iter_mut().enumerate() {
+        for (position, (copy, of)) in copies.iter_mut().zip(games.worlds().iter().cycle()).enumerate() {
             copy.generator = Pcg64Mcg::seed_from_u64(stream_seed(seed, position as u64));
-            copy.begin(task, games);
+            copy.begin(task, &of.games);
         }
     }
 
@@ -243,14 +246,18 @@ impl Environment for QueueEnvironment {
 
     fn step(&mut self, choices: &[u32], steps: &mut Steps) {
         let Self { task, games, copies } = self;
-        for (position, (copy, choices)) in copies.iter_mut().zip(choices.as_chunks::<5>().0).enumerate() {
+        let worlds = games.worlds().iter().cycle();
+        for (position, ((copy, choices), of)) in
+            copies.iter_mut().zip(choices.as_chunks::<5>().0).zip(worlds).enumerate()
+        {
             let action = task.space.action(&copy.observation, &copy.need, choices);
             let interval = copy.world.step_interval(&action);
             let cost = interval.cost_usd / copy.reference_usd;
             let rate = (interval.arrived / copy.observation.interval_s.max(1e-3)).max(1.0);
-            let latency = interval.p95_ms / task.slo_p95_ms;
-            let backlog_s = interval.backlog / rate;
-            let reward = task.reward(copy.weights, cost, latency, backlog_s, interval.violated);
+            let slo_p95_ms = of.settings.slo.p95_ms;
+            let latency = interval.p95_ms / slo_p95_ms;
+            let backlog = 1e3 * interval.backlog / rate / slo_p95_ms;
+            let reward = task.reward(copy.weights, cost, latency, backlog, interval.violated);
             steps.rewards[position] = reward as f32;
             steps.violations[position] = f32::from(u8::from(interval.violated));
             steps.costs[position] = cost as f32;
@@ -260,7 +267,7 @@ impl Environment for QueueEnvironment {
                 steps.ends[position] = End::Truncated;
                 steps.final_observations[position * QUEUE_OBSERVATION..][..QUEUE_OBSERVATION]
                     .copy_from_slice(&copy.encoded);
-                copy.begin(task, games);
+                copy.begin(task, &of.games);
             } else {
                 copy.look();
             }
@@ -279,7 +286,7 @@ mod tests {
         let episodes = TraceSet::synthetic(settings).episodes(Split::Train);
         let params = Arc::new(QueueParams::default());
         let task = QueueTask { loads: vec![1.0], ..QueueTask::default() };
-        let games = Games::prepare(&params, &episodes, &task, 3).unwrap();
+        let games = Games::prepare(&[params], &episodes, &task, 3).unwrap();
         QueueEnvironment::new(count, task, games).unwrap()
     }
 
@@ -321,7 +328,7 @@ mod tests {
         let task = QueueTask::default();
         let cost = Weights { cost: 0.9, latency: 0.05, throughput: 0.05 };
         let latency = Weights { cost: 0.1, latency: 0.8, throughput: 0.1 };
-        let (cheap_slow, dear_fast) = ((1.0, 0.9, 0.5), (2.0, 0.2, 0.1));
+        let (cheap_slow, dear_fast) = ((1.0, 0.9, 0.2), (2.0, 0.2, 0.05));
         let reward = |weights, (cost, latency, backlog)| task.reward(weights, cost, latency, backlog, false);
         assert!(reward(cost, cheap_slow) > reward(cost, dear_fast));
         assert!(reward(latency, cheap_slow) < reward(latency, dear_fast));

@@ -4,8 +4,8 @@
 //! chosen on traces that neither training nor the tournament uses.
 
 use crate::environment::stream_seed;
-use crate::queue::{Games, QueueTask};
-use petrel_core::{InvalidValue, Policy, Slo, Weights};
+use crate::queue::{Game, Games, WorldGames};
+use petrel_core::{InvalidValue, Policy, Weights};
 use petrel_policy::Guardrails;
 use petrel_policy::policies::Learned;
 use petrel_sim::queue::{QueueWorld, WorldSettings};
@@ -34,15 +34,14 @@ pub fn candidates() -> Vec<Weights> {
 /// Plays all `games`, `draws` times each with other start-up delays, under each of `weights`.
 ///
 /// # Errors
-/// [`InvalidValue`] when the world refuses the task's limits.
+/// [`InvalidValue`] when a world refuses its limits.
 pub fn validate(
     policy: &Learned,
     games: &Games,
-    task: &QueueTask,
     weights: &[Weights],
     draws: u64,
 ) -> Result<Vec<Validated>, InvalidValue> {
-    weights.iter().map(|weights| under(policy, games, task, *weights, draws)).collect()
+    weights.iter().map(|weights| under(policy, games, *weights, draws)).collect()
 }
 
 /// The cheapest whose violation rate is at most `target`; when there is none, the one with the lowest.
@@ -51,26 +50,19 @@ pub fn best(validated: &[Validated], target: f64) -> Option<Validated> {
     keeps.or_else(|| validated.iter().min_by(|a, b| a.violation_rate.total_cmp(&b.violation_rate))).copied()
 }
 
-fn under(
-    policy: &Learned,
-    games: &Games,
-    task: &QueueTask,
-    weights: Weights,
-    draws: u64,
-) -> Result<Validated, InvalidValue> {
-    let jobs: Vec<(usize, u64)> =
-        (0..games.games().len()).flat_map(|game| (0..draws.max(1)).map(move |draw| (game, draw))).collect();
+fn under<'a>(policy: &Learned, games: &'a Games, weights: Weights, draws: u64) -> Result<Validated, InvalidValue> {
+    let all_of = |of: &'a WorldGames| of.games.iter().enumerate().map(move |(number, game)| (of, number, game));
+    let jobs: Vec<(&WorldGames, usize, &Game, u64)> = games
+        .worlds()
+        .iter()
+        .flat_map(all_of)
+        .flat_map(|(of, number, game)| (0..draws.max(1)).map(move |draw| (of, number, game, draw)))
+        .collect();
     let played: Vec<(f64, f64)> = jobs
         .par_iter()
-        .map(|(number, draw)| {
-            let game = &games.games()[*number];
-            let settings = WorldSettings {
-                limits: task.limits,
-                slo: Slo { p95_ms: task.slo_p95_ms },
-                weights,
-                ..WorldSettings::new(games.params(), stream_seed(*draw, *number as u64))
-            };
-            let mut world = QueueWorld::new(Arc::clone(games.params()), Arc::clone(&game.arrivals), settings)?;
+        .map(|(of, number, game, draw)| {
+            let settings = WorldSettings { weights, seed: stream_seed(*draw, *number as u64), ..of.settings };
+            let mut world = QueueWorld::new(Arc::clone(&of.params), Arc::clone(&game.arrivals), settings)?;
             let (mut policy, mut guardrails) = (policy.clone(), Guardrails::new());
             let (mut cost, mut intervals) = (0.0, 0.0);
             while !world.is_done() {

@@ -4,7 +4,7 @@
 //! `cargo run --release -p petrel-sim --example queue_calibration`
 
 use petrel_core::{Action, Codec, Tier};
-use petrel_sim::queue::{DEFAULT_P95_MS, QueueParams, QueueWorld, WorldSettings, default_limits};
+use petrel_sim::queue::{QueueParams, QueueWorld, WorldSettings, default_limits};
 use petrel_sim::table::{auto_mean_rate, saturated_rate, served_rate, service_ms, steady_p95_ms};
 use petrel_sim::traces::{Split, TraceSet, TraceSettings};
 use std::path::Path;
@@ -13,20 +13,21 @@ use std::sync::Arc;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let params = Arc::new(QueueParams::default());
     let limits = default_limits();
-    println!("executors  saturated/s  served/s within {DEFAULT_P95_MS} ms  (4 GB, memory, lz4)");
+    let objective_ms = params.job.slo_p95_ms;
+    println!("executors  saturated/s  served/s within {objective_ms} ms  (4 GB, memory, lz4)");
     for executors in [1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 50.0, 100.0] {
         let saturated = saturated_rate(&params, executors, 4.0, Tier::Memory, Codec::Lz4);
-        let served = served_rate(&params, executors, 4.0, Tier::Memory, Codec::Lz4, DEFAULT_P95_MS);
+        let served = served_rate(&params, executors, 4.0, Tier::Memory, Codec::Lz4, objective_ms);
         println!("{executors:>9}  {saturated:>11.0}  {served:>8.0}");
     }
     println!("empty batch: {:.0} ms", service_ms(&params, 0.0, 6.0, 4.0, Tier::Memory, Codec::Lz4));
-    println!("automatic mean rate: {:.0}/s", auto_mean_rate(&params, &limits, DEFAULT_P95_MS));
+    println!("automatic mean rate: {:.0}/s", auto_mean_rate(&params, &limits));
     println!("\n8 executors: served/s by memory (rows) and tier x codec");
     for memory_gb in [1.0, 2.0, 3.0, 4.0, 6.0, 8.0] {
         print!("{memory_gb} GB");
         for tier in [Tier::Memory, Tier::Nvme, Tier::S3] {
             for codec in Codec::ALL {
-                let served = served_rate(&params, 8.0, memory_gb, tier, codec, DEFAULT_P95_MS);
+                let served = served_rate(&params, 8.0, memory_gb, tier, codec, objective_ms);
                 print!("  {tier}/{codec} {:.0}k", served / 1e3);
             }
         }

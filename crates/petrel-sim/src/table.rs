@@ -19,13 +19,25 @@ use petrel_core::{Codec, InvalidValue, Limits, Tier};
 #[inline]
 pub fn side_by_side(params: &QueueParams, executors: f64) -> f64 {
     let tasks = params.batch.tasks;
-    if tasks > 0.0 { tasks / (tasks / executors).ceil() } else { executors }
+    if tasks > 0.0 { side_by_side_of(tasks, executors) } else { executors }
+}
+
+/// The same for a fixed number of `tasks`.
+#[inline]
+pub fn side_by_side_of(tasks: f64, executors: f64) -> f64 {
+    tasks / (tasks / executors).ceil()
 }
 
 /// Tasks of a batch on `executors` executors.
 #[inline]
 pub fn tasks(params: &QueueParams, executors: f64) -> f64 {
     if params.batch.tasks > 0.0 { params.batch.tasks } else { params.batch.tasks_per_executor * executors }
+}
+
+/// Work of every batch whatever it reads, executor-seconds; 0 where the number of tasks is not fixed.
+#[inline]
+pub fn batch_work_s(params: &QueueParams) -> f64 {
+    params.batch.tasks * params.batch.task_cpu_ms / 1e3
 }
 
 /// Tasks of a batch per executor, at least 1 where their number is fixed.
@@ -210,11 +222,18 @@ pub fn saturated_rate(params: &QueueParams, executors: f64, memory_gb: f64, tier
     1e3 * records / service_ms(params, records, executors, memory_gb, tier, codec)
 }
 
-/// Mean load for a trace of unknown scale: a quarter of what the largest fleet of `limits` serves within `p95_ms` with 4 GB
-/// executors (or the nearest size), the memory tier and lz4, records/s.
-pub fn auto_mean_rate(params: &QueueParams, limits: &Limits, p95_ms: f64) -> f64 {
+/// Mean load for a trace of unknown scale: a quarter of what the largest fleet of `limits` serves within the objective of `params`
+/// with 4 GB executors (or the nearest size), the memory tier and lz4, records/s.
+pub fn auto_mean_rate(params: &QueueParams, limits: &Limits) -> f64 {
     let memory_gb = f64::from(params.memory_class(4.0));
-    0.25 * served_rate(params, f64::from(limits.max_executors), memory_gb, Tier::Memory, Codec::Lz4, p95_ms)
+    0.25 * served_rate(
+        params,
+        f64::from(limits.max_executors),
+        memory_gb,
+        Tier::Memory,
+        Codec::Lz4,
+        params.job.slo_p95_ms,
+    )
 }
 
 /// Prices and figures that a caller passes must be usable; used where a world is built.

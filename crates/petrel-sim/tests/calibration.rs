@@ -34,6 +34,7 @@ fn slow_spark() -> QueueParams {
     startup.node = StartupClass { share: 0.0, low_s: 14.0, high_s: 14.0 };
     startup.failure_probability = 0.0;
     startup.preemptions_per_executor_hour = 0.0;
+    startup.first_task_s = 3.0;
     startup.jit_slowdown = 0.6;
     startup.jit_decay_s = 25.0;
     params
@@ -78,6 +79,7 @@ fn known_parameters_are_found_again() {
         ("ingest_delay_ms", params.time.ingest_delay_ms, truth.time.ingest_delay_ms, 0.20),
         ("trigger_offset_ms", params.time.trigger_offset_ms, truth.time.trigger_offset_ms, 0.01),
         ("bytes_per_record", params.shuffle.bytes_per_record, truth.shuffle.bytes_per_record, 0.01),
+        ("first_task_s", params.startup.first_task_s, truth.startup.first_task_s, 0.15),
         ("jit_slowdown", params.startup.jit_slowdown, truth.startup.jit_slowdown, 0.15),
         ("jit_decay_s", params.startup.jit_decay_s, truth.startup.jit_decay_s, 0.20),
         ("start-up, median", params.startup.quantile_s(0.5), truth.startup.quantile_s(0.5), 0.20),
@@ -119,12 +121,15 @@ fn recordings_are_read_run_by_run() {
     let (one, other) = (game("hpa", 1).record(), game("forecast", 2).record());
     // The second run comes ten minutes later.
     let later = other.replace("1700000", "1700600");
-    let policies = |text: &str| -> Vec<String> {
-        Run::read("job.jsonl", text.as_bytes(), None).unwrap().into_iter().map(|run| run.policy).collect()
+    let players = |text: &str| -> Vec<String> {
+        Run::read("job.jsonl", text.as_bytes(), None).unwrap().into_iter().map(|run| run.player).collect()
     };
-    assert_eq!(policies(&format!("{one}{later}")), ["hpa", "forecast"]);
+    assert_eq!(players(&format!("{one}{later}")), ["hpa", "forecast"]);
+    // Fleets of other sizes are other players, and so is the engine when the controller only advises.
+    assert_eq!(players(&one.replace(r#""policy":"hpa""#, r#""policy":"fixed""#)), ["fixed 4"]);
+    assert_eq!(players(&one.replace(r#""advice_only":false"#, r#""advice_only":true"#)), ["engine"]);
     // A writer that was killed leaves half a line.
-    assert_eq!(policies(&one[..one.len() - 40]), ["hpa"]);
+    assert_eq!(players(&one[..one.len() - 40]), ["hpa"]);
 
     let run = &Run::read("job.jsonl", one.as_bytes(), None).unwrap()[0];
     assert_eq!((run.slo_p95_ms, run.interval_s, run.query.as_str()), (3_000.0, 5, "records"));

@@ -153,7 +153,7 @@ fn an_episode_is_played_at_a_quarter_of_what_the_largest_fleet_serves() {
     set.add(&RateTrace { name: "flat".into(), bin_s: 1.0, rates: vec![40.0; 20_000], bursts: Vec::new() });
     let episode = set.episodes(Split::Test).into_iter().find(|episode| episode.trace_name == "flat").unwrap();
     let arrivals = episode.arrivals(&params, &default_limits(), 1.0, 1);
-    let wanted = petrel_sim::table::auto_mean_rate(&params, &default_limits(), 3_000.0);
+    let wanted = petrel_sim::table::auto_mean_rate(&params, &default_limits());
     let mean = arrivals.total() / arrivals.duration_s() as f64;
     assert!((mean / wanted - 1.0).abs() < 0.02, "{mean} instead of {wanted}");
     let double = episode.arrivals(&params, &default_limits(), 2.0, 1);

@@ -18,6 +18,8 @@ const GUMBEL_MEDIAN: f64 = 0.366_512_920_581_664_3;
 /// What is set, counted or the same all the time; nothing of it is estimated.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
+    pub(crate) slo_p95_ms: Option<f64>,
+    pub(crate) max_executors: Option<u32>,
     pub(crate) interval_s: u32,
     pub(crate) trigger_ms: f64,
     pub(crate) executor_memory_gb: f64,
@@ -40,6 +42,8 @@ impl Facts {
         let (tier, codec) = runs.last().map_or((Tier::Memory, Codec::Lz4), |run| run.shuffle_storage());
         let last = runs.last();
         Self {
+            slo_p95_ms: last.map(|run| run.slo_p95_ms),
+            max_executors: runs.iter().filter_map(|run| run.max_executors).max(),
             interval_s: last.map_or(5, |run| run.interval_s),
             trigger_ms: median(runs.iter().map(|run| run.trigger_ms)).unwrap_or(0.0),
             executor_memory_gb: last.map_or(0.0, |run| run.executor_memory_gb),
@@ -119,8 +123,13 @@ impl Known {
             kept.push(("batch.task_cpu_ms", format!("tasks are all of one size (90 % to 10 %: {spread:.2})")));
         }
         let coldness = |sample: &Sample| mean(sample.ages_s.iter().map(|age_s| (-age_s / 20.0).exp())).unwrap_or(0.0);
-        let young = samples.iter().filter(|sample| coldness(sample) > 0.15).count();
-        let old = samples.iter().filter(|sample| coldness(sample) < 0.05).count();
+        let settled = || samples.iter().filter(|sample| sample.first_tasks_s.is_empty());
+        let young = settled().filter(|sample| coldness(sample) > 0.15).count();
+        let old = settled().filter(|sample| coldness(sample) < 0.05).count();
+        let first_tasks: usize = samples.iter().map(|sample| sample.first_tasks_s.len()).sum();
+        if first_tasks < FEW {
+            kept.push(("startup.first_task_s", format!("{first_tasks} executors ran their first task, {FEW} needed")));
+        }
         let jit = young >= 3 * FEW && old >= 3 * FEW;
         if !jit {
             let reason = format!("{young} batches ran on young executors and {old} on old ones, {} needed", 3 * FEW);
@@ -214,6 +223,7 @@ pub(crate) fn estimate(
     let law = put_costs(&mut params, samples, facts, known, base);
     put_clocks(&mut params, samples, facts);
     put_bounds(&mut params, samples);
+    put_first_tasks(&mut params, samples, known, &law);
     put_disturbance(&mut params, samples, facts, known, &law);
     put_memory(&mut params, samples, facts);
     if delays_s.len() >= FEWEST_STARTS {
@@ -223,6 +233,8 @@ pub(crate) fn estimate(
 }
 
 fn put_facts(params: &mut QueueParams, samples: &[&Sample], facts: &Facts) {
+    params.job.slo_p95_ms = facts.slo_p95_ms.unwrap_or(params.job.slo_p95_ms);
+    params.job.max_executors = facts.max_executors.unwrap_or(params.job.max_executors);
     params.time.interval_s = facts.interval_s;
     if facts.trigger_ms > 0.0 {
         params.time.trigger_ms = facts.trigger_ms;
@@ -309,7 +321,7 @@ fn put_costs(
 ) -> CostLaw {
     let side = |params: &QueueParams, sample: &Sample| table::side_by_side(params, sample.executors);
     let measured = |sample: &Sample| {
-        if !sample.is_fleet_known {
+        if !sample.is_fleet_known || !sample.first_tasks_s.is_empty() {
             0.0
         } else if known.has_task_run {
             sample.run_s
@@ -399,6 +411,21 @@ fn put_bounds(params: &mut QueueParams, samples: &[&Sample]) {
     params.batch.max_records_per_executor = params.batch.max_records_per_executor.max(1.25 * largest);
 }
 
+/// What the first tasks of executors took beyond what their records and the age of the executors explain.
+fn put_first_tasks(params: &mut QueueParams, samples: &[&Sample], known: &Known, law: &CostLaw) {
+    let beyond_s = |sample: &Sample| -> Vec<f64> {
+        let tasks = known.tasks_of(sample, params);
+        let task_s = law.run_s(tasks, sample.records, sample.executors, &sample.ages_s) / tasks.max(1.0);
+        sample.first_tasks_s.iter().map(|first_s| first_s - task_s).collect()
+    };
+    let beyond_s: Vec<f64> = samples.iter().flat_map(|sample| beyond_s(sample)).collect();
+    if beyond_s.len() >= FEW
+        && let Some(beyond_s) = median(beyond_s)
+    {
+        params.startup.first_task_s = beyond_s.max(0.0);
+    }
+}
+
 fn put_disturbance(params: &mut QueueParams, samples: &[&Sample], facts: &Facts, known: &Known, law: &CostLaw) {
     let came_up: u32 = samples.iter().map(|sample| sample.came_up).sum();
     let joined: u32 = samples.iter().map(|sample| sample.joined).sum();
@@ -413,7 +440,8 @@ fn put_disturbance(params: &mut QueueParams, samples: &[&Sample], facts: &Facts,
         1e3 * sample.duration_s - table::fixed_ms(params, executors, facts.tier) - span_ms
     };
     let of = |is_after: bool| -> Vec<f64> {
-        let chosen = samples.iter().filter(|sample| sample.is_after_removal == is_after);
+        let settled = samples.iter().filter(|sample| sample.first_tasks_s.is_empty());
+        let chosen = settled.filter(|sample| sample.is_after_removal == is_after);
         chosen.map(|sample| unexplained_ms(sample)).collect()
     };
     let after = of(true);

@@ -188,6 +188,7 @@ fn figures(params: &QueueParams, base: &QueueParams, replicates: &mut [QueuePara
         interval: None,
     };
     for (name, value, was) in [
+        ("job.max_executors", params.job.max_executors, base.job.max_executors),
         ("time.interval_s", params.time.interval_s, base.time.interval_s),
         ("memory.min_gb", params.memory.min_gb, base.memory.min_gb),
         ("memory.max_gb", params.memory.max_gb, base.memory.max_gb),
@@ -237,7 +238,7 @@ impl Calibration {
         for figure in &self.figures {
             let (table, key) = figure.name.split_once('.').unwrap_or(("", &figure.name));
             let starts = self.starts;
-            let counted = if table == "startup" && !key.starts_with("jit") {
+            let counted = if table == "startup" && !key.starts_with("jit") && key != "first_task_s" {
                 format!("from {} runs, {starts} starts of executors", self.runs)
             } else {
                 format!("from {} runs, {} batches", self.runs, self.batches)

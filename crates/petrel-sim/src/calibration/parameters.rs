@@ -6,7 +6,8 @@ use crate::queue::{QueueParams, StartupClass};
 pub(crate) type Slot = (&'static str, &'static str, fn(&mut QueueParams) -> &mut f64);
 
 /// Every figure that calibration may set; the start-up classes and whole numbers are written by themselves.
-pub(crate) const SLOTS: [Slot; 27] = [
+pub(crate) const SLOTS: [Slot; 29] = [
+    ("job", "slo_p95_ms", |params| &mut params.job.slo_p95_ms),
     ("time", "trigger_ms", |params| &mut params.time.trigger_ms),
     ("time", "trigger_offset_ms", |params| &mut params.time.trigger_offset_ms),
     ("time", "ingest_delay_ms", |params| &mut params.time.ingest_delay_ms),
@@ -31,6 +32,7 @@ pub(crate) const SLOTS: [Slot; 27] = [
     ("shuffle", "recompute_share", |params| &mut params.shuffle.recompute_share),
     ("startup", "failure_probability", |params| &mut params.startup.failure_probability),
     ("startup", "preemptions_per_executor_hour", |params| &mut params.startup.preemptions_per_executor_hour),
+    ("startup", "first_task_s", |params| &mut params.startup.first_task_s),
     ("startup", "jit_slowdown", |params| &mut params.startup.jit_slowdown),
     ("startup", "jit_decay_s", |params| &mut params.startup.jit_decay_s),
     ("prices", "vcpus_per_executor", |params| &mut params.prices.vcpus_per_executor),

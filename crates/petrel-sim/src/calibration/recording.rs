@@ -71,6 +71,14 @@ struct RunLine {
     policy: String,
     interval_s: f64,
     slo_p95_ms: f64,
+    #[serde(default)]
+    limits: LimitsLine,
+}
+
+/// Of the limits of a run only the largest fleet counts.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+struct LimitsLine {
+    max_executors: Option<u32>,
 }
 
 /// One committed micro-batch.
@@ -169,14 +177,17 @@ pub struct GatewayCount {
 pub struct Run {
     /// Name of the file it comes from.
     pub name: String,
-    /// Policy in force; `unknown` where the recording does not say.
-    pub policy: String,
+    /// Who decided: the policy, with its executors where it is `fixed`; `engine` where the controller only advised; `unknown`
+    /// where the recording does not say.
+    pub player: String,
     /// Engine and release; empty for the embedded engine.
     pub engine: String,
     /// Seconds between two decisions.
     pub interval_s: u32,
     /// The objective, milliseconds.
     pub slo_p95_ms: f64,
+    /// Largest fleet allowed, where the recording says.
+    pub max_executors: Option<u32>,
     /// Query whose batches are kept: the one with the most task time.
     pub query: String,
     /// Other queries of the job, which share its executors.
@@ -279,6 +290,15 @@ impl Run {
             return (Tier::Nvme, Codec::Lz4);
         }
         self.storage.unwrap_or((Tier::Memory, Codec::Lz4))
+    }
+}
+
+/// What a run's player is called: runs under one policy but with another fleet, or without the controller, are others.
+fn player(policy: String, desired: Option<&DesiredState>) -> String {
+    match desired {
+        Some(desired) if desired.advice_only => "engine".to_string(),
+        Some(desired) if policy == "fixed" => format!("fixed {}", desired.executors),
+        _ => policy,
     }
 }
 
@@ -471,15 +491,17 @@ impl Gathering {
             job: last.job.clone(),
             policy: "unknown".to_string(),
             interval_s: 5.0,
-            slo_p95_ms: crate::queue::DEFAULT_P95_MS,
+            slo_p95_ms: crate::queue::QueueParams::default().job.slo_p95_ms,
+            limits: LimitsLine::default(),
         });
         Ok(Run {
             name: file.to_string(),
-            policy: header.policy,
+            player: player(header.policy, self.desired.as_ref()),
             engine: last.engine,
             // `as` saturates and maps NaN to 0.
             interval_s: (header.interval_s.round() as u32).clamp(1, 60),
             slo_p95_ms: header.slo_p95_ms,
+            max_executors: header.limits.max_executors,
             latency_source: self.latency_sources.remove(&name).unwrap_or_default(),
             query: name,
             other_queries: self.batches.into_keys().collect(),

@@ -31,6 +31,8 @@ pub(crate) struct Sample {
     /// Executors that registered while it ran, and those of them that finished a task of it.
     pub(crate) came_up: u32,
     pub(crate) joined: u32,
+    /// Executor time of the first tasks that executors finished in it.
+    pub(crate) first_tasks_s: Vec<f64>,
     /// From event time to readable, as its median latency says.
     pub(crate) ingest_s: Option<f64>,
     /// Where between two triggers it began, as a share, when it had waited for its trigger.
@@ -82,6 +84,13 @@ fn sample(run: &Run, batch: &Batch, before: Option<&Batch>) -> Sample {
     let age_s = |life: &&ExecutorLife| life.registered_ms.map(|at| ((middle_ms - at as f64) / 1e3).max(0.0));
     let trigger_ms = run.trigger_ms.max(1.0);
     let waited = before.is_some_and(|before| batch.start_ms > before.end_ms + 50.0);
+    let first_tasks_s: Vec<f64> = run
+        .executors
+        .iter()
+        .filter_map(|life| Some((life.registered_ms? as f64, life.first_task_ms? as f64)))
+        .filter(|(_, ended_ms)| (work_from_ms..=batch.end_ms + 1.0).contains(ended_ms))
+        .map(|(registered_ms, ended_ms)| (ended_ms - registered_ms.max(work_from_ms)).max(0.0) / 1e3)
+        .collect();
     Sample {
         executors,
         records: batch.records,
@@ -91,11 +100,12 @@ fn sample(run: &Run, batch: &Batch, before: Option<&Batch>) -> Sample {
         span_s: batch.span_ms() / 1e3,
         run_s: batch.task_run_ms / 1e3 / slots,
         ages_s: fleet.iter().filter_map(age_s).collect(),
-        is_stable: came_up.is_empty() && !went_during,
+        is_stable: came_up.is_empty() && !went_during && first_tasks_s.is_empty(),
         is_fleet_known: !went_during && !is_after_removal,
         is_after_removal,
         came_up: came_up.len() as u32,
         joined: came_up.iter().filter(joined).count() as u32,
+        first_tasks_s,
         ingest_s: before.and_then(|before| ingest_ms(batch, before)).map(|ingest_ms| ingest_ms / 1e3),
         phase: waited.then(|| (batch.start_ms / trigger_ms).fract()),
         shuffle_bytes: batch.shuffle_bytes,

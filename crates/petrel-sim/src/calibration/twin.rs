@@ -65,8 +65,8 @@ pub struct TwinInterval {
 pub struct TwinRun {
     /// Name of the recording.
     pub name: String,
-    /// Policy that was in force.
-    pub policy: String,
+    /// Who decided, as in [`Run::player`].
+    pub player: String,
     /// The objective, milliseconds.
     pub slo_p95_ms: f64,
     /// Where the arrivals were taken from.
@@ -97,8 +97,8 @@ pub struct TwinErrors {
 /// One player over all of its runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TwinPlayer {
-    /// Its policy.
-    pub policy: String,
+    /// Its name, as in [`Run::player`].
+    pub name: String,
     /// Its runs.
     pub runs: usize,
     /// Errors over its intervals.
@@ -137,13 +137,13 @@ pub fn twin(runs: &[&Run], params: &QueueParams, settings: &TwinSettings) -> Res
         return Err(InvalidValue::new("recorded runs", 0, "at least one to replay"));
     }
     let runs = runs.iter().map(|run| replay(run, params, settings)).collect::<Result<Vec<TwinRun>, InvalidValue>>()?;
-    let mut policies: Vec<&str> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
     for run in &runs {
-        if !policies.contains(&run.policy.as_str()) {
-            policies.push(&run.policy);
+        if !names.contains(&run.player.as_str()) {
+            names.push(&run.player);
         }
     }
-    let players: Vec<TwinPlayer> = policies.into_iter().map(|policy| player(policy, &runs)).collect();
+    let players: Vec<TwinPlayer> = names.into_iter().map(|name| player(name, &runs)).collect();
     let tau = |of: fn(&TwinPlayer) -> (f64, f64)| kendall_tau(&players.iter().map(of).collect::<Vec<_>>());
     let share_error = |run: &TwinRun| {
         let errors = errors(run.intervals.iter());
@@ -160,13 +160,13 @@ pub fn twin(runs: &[&Run], params: &QueueParams, settings: &TwinSettings) -> Res
     })
 }
 
-fn player(policy: &str, runs: &[TwinRun]) -> TwinPlayer {
-    let own: Vec<&TwinRun> = runs.iter().filter(|run| run.policy == policy).collect();
+fn player(name: &str, runs: &[TwinRun]) -> TwinPlayer {
+    let own: Vec<&TwinRun> = runs.iter().filter(|run| run.player == name).collect();
     let intervals = || own.iter().flat_map(|run| &run.intervals);
     let of_intervals = |of: fn(&TwinInterval) -> f64| mean(intervals().map(of)).unwrap_or(0.0);
     let of_runs = |of: fn(&TwinRun) -> f64| mean(own.iter().map(|run| of(run))).unwrap_or(0.0);
     TwinPlayer {
-        policy: policy.to_string(),
+        name: name.to_string(),
         runs: own.len(),
         errors: errors(intervals()),
         mean_p95_ms: (of_intervals(|interval| interval.real.p95_ms), of_intervals(|interval| interval.world.p95_ms)),
@@ -259,7 +259,7 @@ fn replay(run: &Run, params: &QueueParams, settings: &TwinSettings) -> Result<Tw
         .map(|game| game[first as usize..].iter().map(|(interval, _)| interval.executor_seconds).sum::<f64>());
     Ok(TwinRun {
         name: run.name.clone(),
-        policy: run.policy.clone(),
+        player: run.player.clone(),
         slo_p95_ms,
         arrivals: source,
         executor_seconds: (recorded_executor_seconds(&stage), mean(played).unwrap_or(0.0)),

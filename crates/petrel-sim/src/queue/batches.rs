@@ -33,8 +33,11 @@ pub(super) struct Batch {
     /// Executors that came up during the batch and have no task of it, and when the last of them did.
     unjoined: f64,
     unjoined_at_s: f64,
-    /// Executors that are busy on average while its tasks run.
-    busy: f64,
+    /// How much longer than its work its slowest task makes it.
+    straggler: f64,
+    /// Time of one of its tasks, and when the first tasks of executors that came up before or during it end.
+    task_s: f64,
+    first_tasks_to_s: f64,
     written_gb: [f64; 4],
     request_usd: f64,
     runs_out_of_memory: bool,
@@ -139,10 +142,14 @@ impl QueueWorld {
         let runs_out_of_memory = need_gb > params.memory.oom_ratio * usable_gb;
         let work = if runs_out_of_memory { work * params.memory.oom_fails_after } else { work };
         let work_from_s = start_s + fixed_s;
+        let task_s = work / speed / tasks_per_executor;
+        let first_task_s = params.startup.first_task_s;
+        let has_first_tasks = first_task_s > 0.0 && self.fleet.take_fresh();
+        let first_tasks_to_s = if has_first_tasks { work_from_s + first_task_s + task_s } else { 0.0 };
         self.batch = Some(Batch {
             start_s,
             work_from_s,
-            end_s: work_from_s + work / speed,
+            end_s: (work_from_s + work / speed).max(first_tasks_to_s),
             from_s: self.committed_to_s,
             to_s,
             records,
@@ -155,7 +162,9 @@ impl QueueWorld {
             executors_at_start: executors,
             unjoined: 0.0,
             unjoined_at_s: start_s,
-            busy: table::side_by_side(params, count) / straggler,
+            straggler,
+            task_s,
+            first_tasks_to_s,
             written_gb: transfer.written_gb,
             request_usd: transfer.request_usd,
             runs_out_of_memory,
@@ -193,6 +202,9 @@ impl QueueWorld {
         let duration_s = batch.end_s - batch.start_s;
         let fixed_s = batch.work_from_s - batch.start_s;
         if let Some(log) = &mut self.batch_log {
+            // Executors that are busy on average while its tasks run.
+            let count = f64::from(batch.executors_at_start);
+            let busy = table::side_by_side(&self.params, count) / batch.straggler;
             log.add(CommittedBatch {
                 start_s: batch.start_s,
                 end_s: batch.end_s,
@@ -200,8 +212,8 @@ impl QueueWorld {
                 from_s: batch.from_s,
                 to_s: batch.to_s,
                 records: batch.records,
-                task_run_s: (duration_s - fixed_s) * batch.busy,
-                tasks: table::tasks(&self.params, f64::from(batch.executors_at_start)),
+                task_run_s: (duration_s - fixed_s) * busy,
+                tasks: table::tasks(&self.params, count),
                 shuffle_gb: batch.written_gb.iter().sum(),
             });
         }
@@ -221,6 +233,15 @@ impl QueueWorld {
             let measured = batch.records / busy_s.max(1e-6) * error.max(0.1);
             self.estimates.executor_records_per_s +=
                 estimates.weight * (measured - self.estimates.executor_records_per_s);
+            let batch_work_s = table::batch_work_s(&self.params);
+            if batch_work_s > 0.0 {
+                // The live controller tells the two apart by batches of several sizes, and sees only executors that are busy.
+                let busy_s =
+                    (duration_s - fixed_s) * table::side_by_side(&self.params, f64::from(batch.executors.max(1)));
+                let record_work_s = (busy_s - batch_work_s).max(0.1 * busy_s) / batch.records / error.max(0.1);
+                self.estimates.batch_work_s += estimates.weight * (batch_work_s * error - self.estimates.batch_work_s);
+                self.estimates.record_work_s += estimates.weight * (record_work_s - self.estimates.record_work_s);
+            }
         }
     }
 
@@ -234,6 +255,15 @@ impl QueueWorld {
         if came_up > 0 && self.params.batch.unjoined_share > 0.0 {
             batch.unjoined += self.params.batch.unjoined_share * f64::from(came_up);
             batch.unjoined_at_s = now_s;
+        }
+        let first_task_s = self.params.startup.first_task_s;
+        // Those that come up during a batch get one of the tasks that still wait, if there are any.
+        let has_waiting =
+            || batch.work_left > batch.work_total * f64::from(working) / table::tasks(&self.params, f64::from(working));
+        if first_task_s > 0.0 && came_up > 0 && self.params.batch.unjoined_share < 0.5 && has_waiting() {
+            if self.fleet.take_fresh() {
+                batch.first_tasks_to_s = now_s.max(batch.work_from_s) + first_task_s + batch.task_s;
+            }
         }
         let speed = if batch.unjoined > 0.0 {
             self.speed_without(batch.unjoined, batch.unjoined_at_s, now_s)
@@ -253,6 +283,7 @@ impl QueueWorld {
         batch.speed = speed;
         batch.executors = working;
         batch.end_s = if speed > 0.0 { batch.paced_at_s + batch.work_left / speed } else { f64::INFINITY };
+        batch.end_s = batch.end_s.max(batch.first_tasks_to_s);
         self.batch = Some(batch);
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct Fleet {
     warm_age_s: f64,
     /// Sum over working executors of what is left of their warm-up, 1 each at first.
     coldness: f64,
+    /// Executors that have come up and not been given a task.
+    fresh: u32,
     next_ready_s: u32,
     next_grant: u64,
     next_warm_start: u64,
@@ -108,6 +110,7 @@ impl Fleet {
             warm_memory_gb: params.memory.min_gb,
             warm_age_s: 0.0,
             coldness: 0.0,
+            fresh: 0,
             next_ready_s: u32::MAX,
             next_grant: 0,
             next_warm_start: 0,
@@ -140,6 +143,7 @@ impl Fleet {
         self.warm_memory_gb = memory_gb;
         self.warm_age_s = 0.0;
         self.coldness = 0.0;
+        self.fresh = 0;
         self.next_ready_s = u32::MAX;
         self.next_grant = 0;
         self.next_warm_start = 0;
@@ -195,6 +199,11 @@ impl Fleet {
     pub(crate) fn warmth_without(&self, left_out: f64, age_s: f64) -> f64 {
         let own_coldness = (self.coldness - left_out * self.jit_keep.powf(age_s.max(0.0))).max(0.0);
         1.0 - self.jit_slowdown * (own_coldness / (f64::from(self.working()) - left_out).max(1.0)).min(1.0)
+    }
+
+    /// True when some of the working executors run their first task now: those that came up since this was last asked.
+    pub(crate) fn take_fresh(&mut self) -> bool {
+        std::mem::take(&mut self.fresh).min(self.working()) > 0
     }
 
     pub(crate) fn is_warming_up(&self) -> bool {
@@ -432,6 +441,7 @@ impl Fleet {
             }
             self.running[executor.memory_gb as usize] += 1;
             self.coldness += 1.0;
+            self.fresh += 1;
             self.events.started += 1;
             self.events.cold_starts_met += u32::from(executor.is_cold);
         }

@@ -65,29 +65,31 @@ pub struct WorldSettings {
     pub seed: u64,
 }
 
-/// The objective of the world where nothing else is said.
-pub const DEFAULT_P95_MS: f64 = 3_000.0;
-
-/// Bounds where nothing else is said: 1 to 20 executors, any step, up to 10 warm ones.
-pub fn default_limits() -> Limits {
+/// Bounds of a fleet where only its size is said: any step, warm executors up to half of the fleet, left as fast as entered.
+pub fn limits_of(max_executors: u32) -> Limits {
     Limits {
         min_executors: 1,
-        max_executors: 20,
-        max_step_up: 20,
-        max_step_down: 20,
+        max_executors,
+        max_step_up: max_executors.max(20),
+        max_step_down: max_executors.max(20),
         scale_down_hold_s: 0.0,
-        budget_usd_per_hour: 100.0,
-        max_prewarm: 10,
+        budget_usd_per_hour: 5.0 * f64::from(max_executors.max(20)),
+        max_prewarm: max_executors.div_ceil(2),
         coldest_tier: Tier::Archive,
     }
 }
 
+/// Bounds of the shipped parameters: up to 20 executors, 10 of them warm.
+pub fn default_limits() -> Limits {
+    limits_of(20)
+}
+
 impl WorldSettings {
-    /// Default limits, objective and weights with the prices of `params`.
+    /// Limits, objective and prices of `params`, and default weights.
     pub fn new(params: &QueueParams, seed: u64) -> Self {
         Self {
-            limits: default_limits(),
-            slo: Slo { p95_ms: DEFAULT_P95_MS },
+            limits: limits_of(params.job.max_executors),
+            slo: Slo { p95_ms: params.job.slo_p95_ms },
             prices: params.executor_prices(),
             weights: Weights::default(),
             seed,
@@ -96,10 +98,10 @@ impl WorldSettings {
 }
 
 /// Factor for [`RateTrace::scaled`] after which the trace's mean is a quarter of what the largest fleet of `limits` serves
-/// within [`DEFAULT_P95_MS`]; 1 for an empty trace.
+/// within the objective of `params`; 1 for an empty trace.
 pub fn auto_scale(trace: &RateTrace, params: &QueueParams, limits: &Limits) -> f64 {
     let mean = trace.mean_rate();
-    if mean > 0.0 { table::auto_mean_rate(params, limits, DEFAULT_P95_MS) / mean } else { 1.0 }
+    if mean > 0.0 { table::auto_mean_rate(params, limits) / mean } else { 1.0 }
 }
 
 /// What one decision interval brought.
@@ -140,10 +142,14 @@ pub struct Interval {
 }
 
 /// What the controller measures, smoothed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Estimates {
     executor_records_per_s: f64,
     overhead_ms: f64,
+    /// Executor-seconds of a batch whatever it reads; 0 where tasks are not of a fixed number.
+    batch_work_s: f64,
+    /// Executor-seconds of a record beyond that.
+    record_work_s: f64,
 }
 
 /// What is gathered between two observations.
@@ -268,7 +274,7 @@ impl QueueWorld {
             slowest_task: (0, 0.0, 1.0),
             stragglers: Draws::new(settings.seed, Stream::Straggler),
             errors: Draws::new(settings.seed, Stream::Estimate),
-            estimates: Estimates { executor_records_per_s: 0.0, overhead_ms: 0.0 },
+            estimates: Estimates::default(),
             latencies: Latencies::new(),
             gathered: Gathered::default(),
             totals: Totals::default(),
@@ -304,7 +310,13 @@ impl QueueWorld {
         let overhead_ms = table::fixed_ms(params, f64::from(executors), Tier::Memory);
         // The prior of the estimates is off by twice the error of a measurement.
         let prior_error = 1.0 + 2.0 * params.estimates.noise * self.errors.bell(u64::MAX);
-        self.estimates = Estimates { executor_records_per_s: capacity * prior_error.max(0.1), overhead_ms };
+        let executor_records_per_s = capacity * prior_error.max(0.1);
+        self.estimates = Estimates {
+            executor_records_per_s,
+            overhead_ms,
+            batch_work_s: table::batch_work_s(params) * prior_error.max(0.1),
+            record_work_s: executor_records_per_s.recip(),
+        };
         let retained = arrivals.initial_rate * params.shuffle.retention_s;
         let compressed_gb = retained * params.shuffle.bytes_per_record * params.codec(Codec::Lz4).ratio / 1e9;
         self.storage.reset(Tier::Memory, compressed_gb, retained);
@@ -553,6 +565,9 @@ impl QueueWorld {
             trigger_ms: self.params.time.trigger_ms,
             executor_capacity: self.estimates.executor_records_per_s,
             batch_overhead_ms: self.estimates.overhead_ms,
+            batch_work_s: self.estimates.batch_work_s,
+            record_work_us: if self.estimates.batch_work_s > 0.0 { 1e6 * self.estimates.record_work_s } else { 0.0 },
+            batch_tasks: self.params.batch.tasks,
             startup_delay_s: self.params.startup.quantile_s(0.9),
             forecast: row.has_forecast.then(|| row.forecast.map(|rates| rates.map(f64::from))),
             forecast_age_s: f64::from(row.age_s),

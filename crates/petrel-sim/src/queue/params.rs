@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The parameters that ship with Petrel.
 const DEFAULT_TOML: &str = include_str!("../../params/queue.toml");
+const SPARK_TOML: &str = include_str!("../../params/spark.toml");
 
 /// Largest executor that any parameters may allow, gigabytes.
 pub const LARGEST_EXECUTOR_GB: u32 = 64;
@@ -13,6 +14,8 @@ pub const LARGEST_EXECUTOR_GB: u32 = 64;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueParams {
+    /// What the job promises and may use.
+    pub job: JobParams,
     /// Clocks.
     pub time: TimeParams,
     /// Records.
@@ -35,6 +38,16 @@ pub struct QueueParams {
     pub prices: PriceParams,
     /// How well a controller can measure.
     pub estimates: EstimateParams,
+}
+
+/// What the job promises and may use, where the caller says nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobParams {
+    /// Objective for the 95th percentile of latency in each interval, milliseconds.
+    pub slo_p95_ms: f64,
+    /// Largest fleet.
+    pub max_executors: u32,
 }
 
 /// Clocks of the job and of the controller.
@@ -253,6 +266,8 @@ pub struct StartupParams {
     pub failure_after_s: f64,
     /// Pre-emptions per executor and hour.
     pub preemptions_per_executor_hour: f64,
+    /// Time that an executor's first task takes on top of its work, seconds.
+    pub first_task_s: f64,
     /// Share of speed that a new executor lacks.
     pub jit_slowdown: f64,
     /// Time constant of that lack, seconds.
@@ -306,6 +321,10 @@ impl QueueParams {
     /// The text of the default parameters, with units and sources.
     pub const TOML: &'static str = DEFAULT_TOML;
 
+    /// The built-in parameters by name: `queue`, the default, with assumptions in the order of a large cluster, and `spark`, calibrated
+    /// on recorded runs of a job on Apache Spark whose executors have a quarter of a core.
+    pub const BUILT_IN: [(&'static str, &'static str); 2] = [("queue", DEFAULT_TOML), ("spark", SPARK_TOML)];
+
     /// Reads and checks parameters.
     ///
     /// # Errors
@@ -331,6 +350,8 @@ impl QueueParams {
         let (time, signal, batch, memory) = (&self.time, &self.signal, &self.batch, &self.memory);
         let (shuffle, startup, prices) = (&self.shuffle, &self.startup, &self.prices);
         let ranges = [
+            ("job.slo_p95_ms", self.job.slo_p95_ms, 1.0, 3_600_000.0),
+            ("job.max_executors", f64::from(self.job.max_executors), 1.0, 1_000.0),
             ("time.interval_s", f64::from(time.interval_s), 1.0, 60.0),
             ("time.trigger_ms", time.trigger_ms, 200.0, 600_000.0),
             ("time.trigger_offset_ms", time.trigger_offset_ms, 0.0, 60_000.0),
@@ -379,6 +400,7 @@ impl QueueParams {
             ("startup.failure_probability", startup.failure_probability, 0.0, 0.9),
             ("startup.failure_after_s", startup.failure_after_s, 0.0, 3_600.0),
             ("startup.preemptions_per_executor_hour", startup.preemptions_per_executor_hour, 0.0, 60.0),
+            ("startup.first_task_s", startup.first_task_s, 0.0, 3_600.0),
             ("startup.jit_slowdown", startup.jit_slowdown, 0.0, 0.95),
             ("startup.jit_decay_s", startup.jit_decay_s, 0.1, 3_600.0),
             ("prices.vcpus_per_executor", prices.vcpus_per_executor, 0.01, 1_000.0),

@@ -155,7 +155,7 @@ impl Game {
                 attempt: ORIGIN_MS - 60_000,
                 sequence: second as u64,
                 time_ms: now_ms,
-                executors: there.iter().map(|(id, life)| status(*id, life, second, batches)).collect(),
+                executors: there.iter().map(|(id, life)| self.status(*id, life, second, batches)).collect(),
                 batches: batches[told..told + committed]
                     .iter()
                     .enumerate()
@@ -196,23 +196,27 @@ impl Game {
             ..BatchReport::default()
         }
     }
-}
 
-fn status(id: usize, life: &Life, second: i64, batches: &[CommittedBatch]) -> ExecutorStatus {
-    let is_up = life.registered_s <= second;
-    // On Spark an executor takes part from the next batch on.
-    let first_task = batches.iter().find(|batch| batch.start_s >= life.registered_s as f64).map(|batch| batch.end_s);
-    ExecutorStatus {
-        // Spark names an executor only when it runs; until then the plugin counts its request.
-        id: if is_up { id as u64 } else { (1 << 40) + id as u64 },
-        phase: if is_up { ExecutorPhase::Running } else { ExecutorPhase::Starting },
-        requested_ms: ORIGIN_MS + 1_000 * life.requested_s,
-        registered_ms: is_up.then_some(ORIGIN_MS + 1_000 * life.registered_s),
-        first_task_ms: first_task
-            .filter(|end_s| is_up && *end_s <= second as f64)
-            .map(|end_s| ORIGIN_MS + (1e3 * end_s).round() as i64),
-        slots: 1,
-        ..ExecutorStatus::default()
+    fn status(&self, id: usize, life: &Life, second: i64, batches: &[CommittedBatch]) -> ExecutorStatus {
+        let is_up = life.registered_s <= second;
+        // Here an executor takes part from the next batch on.
+        let first_batch = batches.iter().find(|batch| batch.start_s >= life.registered_s as f64);
+        let first_task = first_batch.map(|batch| {
+            let task_s = batch.task_run_s / batch.tasks;
+            (batch.start_s + batch.fixed_s + self.params.startup.first_task_s + task_s).min(batch.end_s)
+        });
+        ExecutorStatus {
+            // Spark names an executor only when it runs; until then the plugin counts its request.
+            id: if is_up { id as u64 } else { (1 << 40) + id as u64 },
+            phase: if is_up { ExecutorPhase::Running } else { ExecutorPhase::Starting },
+            requested_ms: ORIGIN_MS + 1_000 * life.requested_s,
+            registered_ms: is_up.then_some(ORIGIN_MS + 1_000 * life.registered_s),
+            first_task_ms: first_task
+                .filter(|end_s| is_up && *end_s <= second as f64)
+                .map(|end_s| ORIGIN_MS + (1e3 * end_s).round() as i64),
+            slots: 1,
+            ..ExecutorStatus::default()
+        }
     }
 }
 

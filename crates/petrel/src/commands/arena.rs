@@ -1,6 +1,7 @@
 //! `petrel arena`: the tournament, the tuning of its rivals, and the judging of forecasts.
 
 use super::print;
+use super::world::read_world_params;
 use crate::error::CommandError;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,6 +15,7 @@ use petrel_arena::{Common, Settings};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Arguments of `petrel arena`.
@@ -43,26 +45,30 @@ struct CommonArgs {
     /// Length of a game on queue, seconds
     #[arg(long, default_value_t = DEFAULT_EPISODE_S, value_name = "SECONDS")]
     episode: usize,
-    /// Largest fleet on queue
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    max_executors: u32,
-    /// Limit of the 95th percentile of latency on queue, milliseconds
-    #[arg(long, default_value_t = 3_000.0, value_name = "MS")]
-    slo_p95_ms: f64,
+    /// Parameters of the world queue: queue, spark, or a TOML file as petrel calibrate writes it
+    #[arg(long, default_value = "queue", value_name = "NAME|FILE")]
+    world_params: String,
+    /// Largest fleet on queue [default: as the parameters say]
+    #[arg(long, value_name = "N")]
+    max_executors: Option<u32>,
+    /// Limit of the 95th percentile of latency on queue, milliseconds [default: as the parameters say]
+    #[arg(long, value_name = "MS")]
+    slo_p95_ms: Option<f64>,
     /// Threads [default: one per processor]
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     threads: usize,
 }
 
 impl CommonArgs {
-    fn common(&self) -> Common {
-        Common {
+    fn common(&self) -> Result<Common, CommandError> {
+        Ok(Common {
+            params: Arc::new(read_world_params(&self.world_params)?),
             traces: self.traces.clone(),
             episode_s: self.episode,
             max_executors: self.max_executors,
             slo_p95_ms: self.slo_p95_ms,
             threads: self.threads,
-        }
+        })
     }
 }
 
@@ -187,7 +193,7 @@ pub(crate) fn run(args: ArenaArgs) -> Result<ExitCode, CommandError> {
         Some(ArenaCommand::Tune(args)) => {
             let write = args.write.unwrap_or_else(|| args.out.join("tuned.toml"));
             let settings = TuneSettings {
-                common: args.common.common(),
+                common: args.common.common()?,
                 players: args.players,
                 trials: args.trials,
                 windows: args.windows,
@@ -218,7 +224,7 @@ pub(crate) fn run(args: ArenaArgs) -> Result<ExitCode, CommandError> {
 
 fn play(args: PlayArgs, bar: &Bar) -> Result<(), CommandError> {
     let settings = Settings {
-        common: args.common.common(),
+        common: args.common.common()?,
         worlds: args.worlds,
         players: args.players,
         seeds: args.seeds,

@@ -276,7 +276,7 @@ fn twin_text(report: &TwinReport) -> String {
         let _infallible = writeln!(
             text,
             "{:<20} {:>4} {:>9.1} % {:>8.1} {:>9.1} {:>9.0} {:>10.0} {:>10.0} {:>9.0}",
-            player.policy,
+            player.name,
             player.runs,
             100.0 * errors.p95,
             100.0 * errors.violations_real,
@@ -306,7 +306,7 @@ fn write_twin(folder: &Path, report: &TwinReport, runs: &[Run]) -> Result<(), Co
 
 fn twin_csv(runs: &[TwinRun]) -> String {
     let mut text = String::from(
-        "run,policy,from_s,arrived,target,running_real,running_world,p50_real_ms,p50_world_ms,p95_real_ms,p95_world_ms,\
+        "run,player,from_s,arrived,target,running_real,running_world,p50_real_ms,p50_world_ms,p95_real_ms,p95_world_ms,\
          violated_real,violated_world\n",
     );
     for run in runs {
@@ -316,7 +316,7 @@ fn twin_csv(runs: &[TwinRun]) -> String {
                 text,
                 "{},{},{},{:.1},{},{},{},{:.1},{:.1},{:.1},{:.1},{},{:.3}",
                 run.name.replace([',', '"', '\n'], "_"),
-                run.policy,
+                run.player,
                 interval.from_s,
                 interval.arrived,
                 interval.target,

@@ -1,6 +1,7 @@
 //! `petrel train`: learns a policy in a simulated world, with everything about the run in one directory.
 
 use super::train_online::OnlineArgs;
+use super::world::read_world_params;
 use super::{print, train_online};
 use crate::error::CommandError;
 use crate::interrupts::Interrupts;
@@ -109,6 +110,11 @@ pub(crate) struct TrainArgs {
     /// Directory with recorded traces to train on beside the synthetic families (CSV bin_start_s,count; gzip allowed)
     #[arg(long, env = "PETREL_TRACES", value_name = "DIR")]
     traces: Option<PathBuf>,
+    /// Parameters of the world `queue`: queue, spark, or a TOML file as petrel world --params prints it and petrel calibrate
+    /// writes it; several are learned in in equal parts. With --online those of the twin [default: queue; with --online
+    /// queue, with what the log measured]
+    #[arg(long, value_delimiter = ',', value_name = "NAME|FILE")]
+    world_params: Vec<String>,
     /// Another setting of learner or task, as JSON; a wrong name is answered with all of them (repeatable)
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     set: Vec<String>,
@@ -125,7 +131,7 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
     crate::start_logging("warn");
     if args.online.online {
-        return train_online::run(&args.online, args.policy.as_deref(), &args.set, args.quiet);
+        return train_online::run(&args.online, args.policy.as_deref(), &args.world_params, &args.set, args.quiet);
     }
     let directory = RunDirectory::open(&args.dir)?;
     if !args.resume && directory.holds_a_run() {
@@ -207,7 +213,7 @@ fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<
 fn choose_weights(args: &TrainArgs, learned: &Learned, task: &QueueTask) -> Result<Option<Weights>, CommandError> {
     let task = QueueTask { loads: vec![1.0], ..task.clone() };
     let games = prepare_games(args, Split::Validate, &task, VALIDATION_SEED)?;
-    let rows = validate(learned, &games, &task, &candidates(), VALIDATION_DRAWS)?;
+    let rows = validate(learned, &games, &candidates(), VALIDATION_DRAWS)?;
     let chosen = best(&rows, args.target_violations);
     print(
         "validation: weights of cost, latency, throughput; intervals over the objective; cost relative to the load\n",
@@ -229,9 +235,13 @@ fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u
     let (mut settings, task) = settled(args, presets::td3_meta(), MetaSettings::default())?;
     settings.seed = args.seed.unwrap_or(settings.seed);
     let games = prepare_games(args, Split::Train, &QueueTask::default(), settings.seed)?;
-    let params = Arc::clone(games.params());
-    let world = WorldSettings::new(&params, settings.seed);
-    let arrivals = games.games().iter().map(|game| Arc::clone(&game.arrivals)).collect();
+    let [of] = games.worlds() else {
+        let expected = "one world: the meta-controller learns in one at a time";
+        return Err(InvalidValue::new("--world-params", games.worlds().len(), expected).into());
+    };
+    let params = Arc::clone(&of.params);
+    let world = WorldSettings { seed: settings.seed, ..of.settings };
+    let arrivals = of.games.iter().map(|game| Arc::clone(&game.arrivals)).collect();
     let inside = below.clone();
     let make_policy = Box::new(move || Box::new(inside.clone()) as Box<dyn Policy>);
     let mut environment = MetaEnvironment::new(task, params, arrivals, world, make_policy)?;
@@ -258,7 +268,15 @@ fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u
     Ok(Some(learned.to_bytes()?))
 }
 
-/// The games of a split, at every load of the task.
+/// The worlds to learn in.
+fn worlds(args: &TrainArgs) -> Result<Vec<Arc<QueueParams>>, CommandError> {
+    if args.world_params.is_empty() {
+        return Ok(vec![Arc::new(QueueParams::default())]);
+    }
+    args.world_params.iter().map(|name| read_world_params(name).map(Arc::new)).collect()
+}
+
+/// The games of a split, at every load of the task, for every world.
 fn prepare_games(args: &TrainArgs, split: Split, task: &QueueTask, seed: u64) -> Result<Games, CommandError> {
     let set = match &args.traces {
         Some(folder) => TraceSet::load(folder, TraceSettings::default())?,
@@ -266,8 +284,9 @@ fn prepare_games(args: &TrainArgs, split: Split, task: &QueueTask, seed: u64) ->
     };
     let bars = Steps::new(args.quiet);
     let step = bars.step("games", 1);
-    let games = Games::prepare(&Arc::new(QueueParams::default()), &set.episodes(split), task, seed)?;
-    step.done(format!("{} prepared", games.games().len()));
+    let worlds = worlds(args)?;
+    let games = Games::prepare(&worlds, &set.episodes(split), task, seed)?;
+    step.done(format!("{} prepared", games.worlds().iter().map(|of| of.games.len()).sum::<usize>()));
     Ok(games)
 }
 

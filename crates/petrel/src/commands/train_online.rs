@@ -2,6 +2,7 @@
 //! judge it on the log and on the twin, promote it or say why not; or roll back.
 
 use super::print;
+use super::world::read_world_params;
 use crate::error::CommandError;
 use crate::progress::Steps;
 use crate::table::{grouped, two_columns};
@@ -54,10 +55,6 @@ pub(super) struct OnlineArgs {
     /// Newest decisions to learn from
     #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     decisions: u64,
-    /// TOML file with the parameters of the twin, as `petrel world --params` prints them [default: built in, with what the
-    /// log measured]
-    #[arg(long, value_name = "FILE")]
-    world_params: Option<PathBuf>,
     /// How the twin plays both policies
     #[arg(long, value_enum, default_value = "exploring")]
     served: Served,
@@ -66,10 +63,11 @@ pub(super) struct OnlineArgs {
     roll_back: Option<String>,
 }
 
-/// `first` is the policy file of the first version, `set` are other settings, FIELD=VALUE.
+/// `first` is the policy file of the first version, `world_params` names the twin where it is not calibrated on the log, `set` are other settings, FIELD=VALUE.
 pub(super) fn run(
     args: &OnlineArgs,
     first: Option<&Path>,
+    world_params: &[String],
     set: &[String],
     quiet: bool,
 ) -> Result<ExitCode, CommandError> {
@@ -93,7 +91,7 @@ pub(super) fn run(
     step.done(format!("{} decisions", grouped(rows.len() as u64)));
 
     let steps = explored(&rows, &decisions)?;
-    let twin = twin_of(args, &rows, &decisions)?;
+    let twin = twin_of(world_params, &rows, &decisions)?;
     let learned_from = LearnedFrom::of(&steps);
     let mut versions = open_versions(&directory, first)?;
     let in_service = versions.promoted_bytes()?;
@@ -177,22 +175,19 @@ fn explored(rows: &[LoggedDecision], decisions: &[FollowedDecision]) -> Result<V
 
 /// The twin replays what arrived, whoever decided then.
 fn twin_of(
-    args: &OnlineArgs,
+    world_params: &[String],
     rows: &[LoggedDecision],
     decisions: &[FollowedDecision],
 ) -> Result<QueueTwin, CommandError> {
     let newest = &decisions[decisions.len().saturating_sub(TWIN_DECISIONS)..];
     let steps: Vec<LoggedStep> = newest.iter().map(logged_step).collect();
-    let (params, load) = match &args.world_params {
-        Some(path) => {
-            let field = format!("--world-params {}", path.display());
-            let text = std::fs::read_to_string(path).map_err(CommandError::io(field))?;
-            (QueueParams::from_toml(&text)?, 1.0)
-        }
-        None => {
+    let (params, load) = match world_params {
+        [] => {
             let Calibration { params, load } = calibrated(&QueueParams::default(), &steps)?;
             (params, load)
         }
+        [one] => (read_world_params(one)?, 1.0),
+        _ => return Err(InvalidValue::new("--world-params", world_params.join(","), "one world with --online").into()),
     };
     let (least_gb, most_gb) = (f64::from(params.memory.min_gb), f64::from(params.memory.max_gb));
     let mut twin = QueueTwin::of_log(&steps, Arc::new(params))?.with_load(load);

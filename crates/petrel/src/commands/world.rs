@@ -11,6 +11,7 @@ use petrel_arena::traces::{Scale, TraceGroup, single_group, test_groups};
 use petrel_core::trace::Family;
 use petrel_policy::{PolicySettings, by_name};
 use petrel_sim::queue::{QueueParams, WorldSettings};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,12 +28,13 @@ pub(crate) struct WorldArgs {
     /// Rounds of --bench
     #[arg(long, default_value_t = 101, value_name = "N")]
     rounds: usize,
-    /// Print the world's parameters as TOML, each with its unit and source, and nothing else
+    /// Print the parameters of --world-params as TOML, each with its unit and source, and nothing else
     #[arg(long)]
     params: bool,
-    /// TOML file with the world's parameters, as --params prints them [default: built in]
-    #[arg(long, value_name = "FILE")]
-    world_params: Option<PathBuf>,
+    /// Parameters of the world: queue, spark (a slow job on Apache Spark, docs/calibration.md), or a TOML file as --params
+    /// prints it
+    #[arg(long, default_value = "queue", value_name = "NAME|FILE")]
+    world_params: String,
     /// Who decides
     #[arg(long, default_value = "forecast", value_name = "NAME")]
     policy: String,
@@ -63,10 +65,10 @@ pub(crate) struct WorldArgs {
 pub(crate) fn run(args: &WorldArgs) -> Result<ExitCode, CommandError> {
     crate::start_logging("warn");
     if args.params {
-        print(QueueParams::TOML);
+        print(&world_params_text(&args.world_params)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let params = Arc::new(read_params(args.world_params.as_deref())?);
+    let params = Arc::new(read_world_params(&args.world_params)?);
     if args.bench {
         for time in step_times(&params, args.rounds)? {
             print(&format!(
@@ -103,10 +105,18 @@ pub(crate) fn run(args: &WorldArgs) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read_params(file: Option<&Path>) -> Result<QueueParams, CommandError> {
-    let Some(path) = file else { return Ok(QueueParams::default()) };
-    let text = std::fs::read_to_string(path).map_err(CommandError::io(format!("--world-params {}", path.display())))?;
-    Ok(QueueParams::from_toml(&text)?)
+/// Parameters of the world `queue`: built-in ones by name, or those of a file.
+pub(crate) fn read_world_params(name_or_file: &str) -> Result<QueueParams, CommandError> {
+    Ok(QueueParams::from_toml(&world_params_text(name_or_file)?)?)
+}
+
+fn world_params_text(name_or_file: &str) -> Result<Cow<'static, str>, CommandError> {
+    if let Some((_, text)) = QueueParams::BUILT_IN.iter().find(|(name, _)| *name == name_or_file) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let names = QueueParams::BUILT_IN.map(|(name, _)| name).join(", ");
+    let read = std::fs::read_to_string(name_or_file);
+    Ok(Cow::Owned(read.map_err(CommandError::io(format!("--world-params {name_or_file} (built in: {names})")))?))
 }
 
 fn trace_group(args: &WorldArgs) -> Result<TraceGroup, CommandError> {
