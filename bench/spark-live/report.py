@@ -122,40 +122,53 @@ def difference_to_rival(bursts, name):
     return estimate(differences) if differences else None
 
 
+def seconds_by_rival(bursts, name):
+    """Executor-seconds as a share of the rival's, burst by burst, in percent."""
+    seconds = {(row["seed"], row["burst"], row["player"]): row["executor_seconds"] for row in bursts}
+    pairs = [(mine, seconds.get((seed, burst, RIVAL))) for (seed, burst, player), mine in seconds.items() if player == name]
+    shares = [100 * mine / rival for mine, rival in pairs if rival]
+    return estimate(shares) if shares else None
+
+
 def table(found, bursts):
     lines = ["| player | intervals over the objective, % | difference to Spark's, points | p50, s | p95, s | p99, s "
-             "| executor-seconds a burst | cost a burst, $ | records in the sink | lost | doubled |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
+             "| executor-seconds a burst | of Spark's, % | cost a burst, $ | records in the sink | lost | doubled |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for result in found:
-        paired = None if result.name == RIVAL else difference_to_rival(bursts, result.name)
+        is_rival = result.name == RIVAL
+        paired = None if is_rival else difference_to_rival(bursts, result.name)
+        share = None if is_rival else seconds_by_rival(bursts, result.name)
         seconds = (Estimate(e.value / 1e3, e.low / 1e3, e.high / 1e3) for e in (result.p50_ms, result.p95_ms, result.p99_ms))
         cells = [PLAYERS[result.name].label, result.over_share.text(1), paired.text(1) if paired else "",
-                 *(e.text(1) for e in seconds), result.executor_seconds.text(), f"{result.cost_usd:.5f}",
+                 *(e.text(1) for e in seconds), result.executor_seconds.text(), share.text() if share else "",
+                 f"{result.cost_usd:.5f}",
                  f"{result.in_sink:,}", str(result.lost), str(result.doubled)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def verdict(found):
+def verdict(found, bursts):
     """Whether Petrel's best player meets the bar, in words."""
     by_name = {result.name: result for result in found}
     petrel = [by_name[name] for name in PETREL if name in by_name]
     rival = by_name.get(RIVAL)
     if not petrel or rival is None:
         return "No verdict: the games of Petrel's players and of Spark's dynamic allocation are needed."
-    best = min(petrel, key=lambda result: result.over_share.value)
+    best = min(petrel, key=lambda result: (result.over_share.value, result.executor_seconds.value))
     budget = COST_RATIO * best.executor_seconds.value
     peers = [result for result in found if result.executor_seconds.value <= budget]
     lowest = min(peers, key=lambda result: result.over_share.value)
     is_lowest = best.over_share.value <= lowest.over_share.value
     is_apart = best.over_share.high < rival.over_share.low
     whose = "its own" if is_lowest else f"that of `{lowest.name}`, {lowest.over_share.value:.1f} %"
+    share = seconds_by_rival(bursts, best.name)
+    cost = f" It held {share.text()} % of the executor-seconds of Spark's dynamic allocation on the same bursts." if share else ""
     contact = "touch" if best.over_share.touches(rival.over_share) else "do not touch"
     return (f"Petrel's best player is `{best.name}`: {best.over_share.text(1)} % of the intervals over the objective at "
             f"{best.executor_seconds.value:.0f} executor-seconds a burst. Among the players with at most {COST_RATIO} times "
             f"its executor-seconds ({', '.join(result.name for result in peers)}) the lowest share is {whose}. Its interval "
             f"and that of Spark's dynamic allocation ({rival.over_share.text(1)} % at {rival.executor_seconds.value:.0f} "
-            f"executor-seconds) {contact}. The bar is {'met' if is_lowest and is_apart else 'not met'}.")
+            f"executor-seconds) {contact}.{cost} The bar is {'met' if is_lowest and is_apart else 'not met'}.")
 
 
 def plot_game_of_seed(intervals, seed, objective_ms, path):
@@ -220,7 +233,7 @@ def write(out, plots, objective_ms):
     if not bursts:
         raise SystemExit(f"{out / 'bursts.csv'}: expected games of run.py, found none")
     found = results(bursts, games)
-    text = f"{table(found, bursts)}\n\n{verdict(found)}\n"
+    text = f"{table(found, bursts)}\n\n{verdict(found, bursts)}\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     plots.mkdir(parents=True, exist_ok=True)
     plot_cost_against_violations(found, plots / "cost-against-violations.svg")

@@ -45,8 +45,9 @@ class Settings:
     base: float = 3_000.0
     ratio: float = 4.0
     lead_in_s: int = 30
-    judged_s: int = 140
-    objective_ms: float = 10_000.0
+    judged_s: int = 260
+    # An executor of this size has done its first task some 20 s after it was asked for.
+    objective_ms: float = 20_000.0
     executor_cpu: float = 0.25
     executor_memory: str = "512m"
     # The optimising compiler would compete with the tasks for a quarter of a core.

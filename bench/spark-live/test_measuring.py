@@ -129,15 +129,17 @@ def game_rows(over):
 ])
 def test_the_bar_is_judged_as_it_is_written(over, met):
     bursts, games = game_rows(over)
-    text = report.verdict(report.results(bursts, games))
+    text = report.verdict(report.results(bursts, games), bursts)
     assert text.endswith("The bar is met." if met else "The bar is not met."), text
 
 
 def test_the_table_has_a_row_for_each_player_with_the_paired_difference():
-    bursts, games = game_rows({"spark-da": (5, 200), "forecast": (1, 200)})
+    bursts, games = game_rows({"spark-da": (5, 200), "forecast": (1, 150)})
     lines = report.table(report.results(bursts, games), bursts).splitlines()
     assert len(lines) == 4
     assert "-40.0 [-40.0, -40.0]" in lines[3] and "| 200 | 0 | 0 |" in lines[3], lines[3]
+    assert "| 150 [150, 150] | 75 [75, 75] |" in lines[3], lines[3]
+    assert "held 75 [75, 75] % of the executor-seconds" in report.verdict(report.results(bursts, games), bursts)
 
 
 def test_batch_times_come_from_sparks_own_log_and_empty_batches_do_not_count():

@@ -75,7 +75,8 @@ class QueueEnv(WorldEnv):
         violation_penalty: taken off the reward of a violated interval.
         arrivals_pool: share the arrivals of this many episodes among all; 0 prepares new ones for every seed. Preparing
             runs the real forecasters over 1,200 s and takes far longer than playing; a few hundred are enough to learn on.
-        params_toml: text of other parameters than Petrel's own (``crates/petrel-sim/params/queue.toml``).
+        params_toml: text of other parameters than Petrel's own (``crates/petrel-sim/params/queue.toml``); ``slo_ms`` and
+            ``max_executors`` count instead of those in its section ``job``.
 
     Action: executors from 1, memory from the smallest executor's, tier (memory, NVMe, S3, archive), codec (none, lz4,
     zstd), warm spares; each counted from 0. Reward of an interval: γ·min(1, committed/arrived) − α·cost/cost of the

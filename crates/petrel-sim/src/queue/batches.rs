@@ -258,12 +258,10 @@ impl QueueWorld {
         }
         let first_task_s = self.params.startup.first_task_s;
         // Those that come up during a batch get one of the tasks that still wait, if there are any.
-        let has_waiting =
-            || batch.work_left > batch.work_total * f64::from(working) / table::tasks(&self.params, f64::from(working));
-        if first_task_s > 0.0 && came_up > 0 && self.params.batch.unjoined_share < 0.5 && has_waiting() {
-            if self.fleet.take_fresh() {
-                batch.first_tasks_to_s = now_s.max(batch.work_from_s) + first_task_s + batch.task_s;
-            }
+        let slots_share = f64::from(working) / table::tasks(&self.params, f64::from(working));
+        let has_waiting = batch.work_left > batch.work_total * slots_share && self.params.batch.unjoined_share < 0.5;
+        if first_task_s > 0.0 && came_up > 0 && has_waiting && self.fleet.take_fresh() {
+            batch.first_tasks_to_s = now_s.max(batch.work_from_s) + first_task_s + batch.task_s;
         }
         let speed = if batch.unjoined > 0.0 {
             self.speed_without(batch.unjoined, batch.unjoined_at_s, now_s)
