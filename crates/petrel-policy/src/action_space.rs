@@ -57,7 +57,8 @@ impl ActionSpace {
         let whole = |executors: f64| executors.clamp(0.0, f64::from(u32::MAX)) as u32;
         let executors = match factor_of(level) {
             None => observation.executors_target,
-            Some(factor) => executors_side_by_side(observation.batch_tasks, (factor * need.executors).round()),
+            // Of less than one executor no multiple would be a choice.
+            Some(factor) => executors_side_by_side(observation.batch_tasks, (factor * need.executors.max(1.0)).round()),
         };
         let share = PREWARM_SHARES[(prewarm as usize).min(PREWARM_SHARES.len() - 1)];
         let prewarm = if self.without_prewarm { 0 } else { whole((share * need.executors).ceil()) };
@@ -104,6 +105,8 @@ mod tests {
                 (warm, 6.0, Tier::S3, Codec::Zstd)
             );
         }
+        let little = space.action(&observation, &Need { rate: 1.0, executors: 0.3 }, &[level_near(3.0), 0, 0, 0, 0]);
+        assert_eq!(little.executors, 3, "a job that one executor hardly notices can have spare ones");
         let kept = space.action(&observation, &Need { rate: 1.0, executors: 50.0 }, &[0, 0, 0, 0, 0]);
         assert_eq!((kept.executors, kept.prewarm), (observation.executors_target, 0));
     }
