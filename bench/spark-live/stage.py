@@ -44,7 +44,8 @@ class Settings:
     spark: str = "3.5.7"
     base: float = 3_000.0
     ratio: float = 4.0
-    lead_in_s: int = 30
+    # The driver compiles its first plans for half a minute, and whoever scales does so for the backlog of that time.
+    lead_in_s: int = 90
     judged_s: int = 260
     # An executor of this size has done its first task some 20 s after it was asked for.
     objective_ms: float = 20_000.0

@@ -177,7 +177,7 @@ impl Job {
         }
         let executor = ExecutorSize::of(&heartbeat);
         for batch in &heartbeat.batches {
-            let is_settled = !has_first_task(&heartbeat, batch);
+            let is_settled = !has_young_executors(&heartbeat, batch);
             if self.progress.take(batch, executor, is_settled, self.started_ms) {
                 self.last_commit_ms = self.last_commit_ms.max(batch.committed_ms);
             }
@@ -601,10 +601,12 @@ impl Cumulative {
     }
 }
 
-/// True when an executor ended its first task while `batch` ran.
-fn has_first_task(heartbeat: &Heartbeat, batch: &BatchReport) -> bool {
-    let started_ms = batch.committed_ms as f64 - batch.duration_ms;
+/// How long an executor is slow after its first task, milliseconds: the virtual machine compiles what the tasks do.
+const WARM_UP_MS: f64 = 30_000.0;
+
+/// True when an executor ended its first task while `batch` ran, or shortly before.
+fn has_young_executors(heartbeat: &Heartbeat, batch: &BatchReport) -> bool {
     let ended_ms = batch.committed_ms as f64;
-    let first_tasks = heartbeat.executors.iter().filter_map(|executor| executor.first_task_ms);
-    first_tasks.map(|at_ms| at_ms as f64).any(|at_ms| (started_ms..=ended_ms).contains(&at_ms))
+    let young_ms = ended_ms - batch.duration_ms - WARM_UP_MS..=ended_ms;
+    heartbeat.executors.iter().filter_map(|executor| executor.first_task_ms).any(|at| young_ms.contains(&(at as f64)))
 }

@@ -102,7 +102,7 @@ impl Progress {
 
     /// Counts `batch`, unless it was counted before or committed before `since_ms`; says whether it did.
     ///
-    /// `is_settled` says that no executor ran its first task in it: those are so slow that they say nothing of the others.
+    /// `is_settled` says that none of its executors is young: those are so slow that they say nothing of the others.
     pub(crate) fn take(
         &mut self,
         batch: &BatchReport,
