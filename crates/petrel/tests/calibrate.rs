@@ -8,7 +8,7 @@ mod common;
 mod recordings;
 
 use common::petrel;
-use petrel_sim::queue::QueueParams;
+use petrel_sim::queue::{QueueParams, StartupClass};
 use recordings::Game;
 use std::path::Path;
 use std::process::Output;
@@ -28,6 +28,12 @@ fn said(directory: &Path, arguments: &[&str]) -> String {
 fn record(directory: &Path, seeds: std::ops::RangeInclusive<u64>) {
     let mut params = QueueParams::default();
     params.batch.overhead_ms = 700.0;
+    // The recorder wants all executors up before it lets some go.
+    let startup = &mut params.startup;
+    startup.warm = StartupClass { share: 1.0, low_s: 2.0, high_s: 5.0 };
+    for class in [&mut startup.cached, &mut startup.pull, &mut startup.node] {
+        *class = StartupClass { share: 0.0, low_s: 5.0, high_s: 5.0 };
+    }
     params.startup.failure_probability = 0.0;
     params.startup.preemptions_per_executor_hour = 0.0;
     for seed in seeds {
@@ -84,8 +90,8 @@ fn wrong_recordings_are_named() {
     std::fs::write(directory.join("empty.jsonl"), "").unwrap();
     for (arguments, expected) in [
         (&["calibrate", "absent.jsonl"][..], "absent.jsonl"),
-        (&["calibrate", "broken.jsonl"], "broken.jsonl"),
-        (&["calibrate", "empty.jsonl"], "empty.jsonl"),
+        (&["calibrate", "broken.jsonl"], "broken line 2: "),
+        (&["calibrate", "empty.jsonl"], "empty: "),
         (&["calibrate", "1.jsonl", "--hold-out", "2"], "--hold-out: got `2`, expected a share from 0 to 0.9"),
         (&["calibrate", "1.jsonl", "--query", "alerts"], "no batches of query `alerts`"),
         (&["calibrate", "twin", "1.jsonl", "--params", "absent.toml"], "absent.toml"),
