@@ -36,7 +36,7 @@ PLAYERS = {
         Player("spark-da", "Spark's dynamic allocation", "fixed", advice_only=True),
         Player("hpa", "HPA's rule", "hpa"),
         Player("forecast", "Petrel `forecast`", "forecast"),
-        Player("ppo", "Petrel learned (`ppo`)", "ppo"),
+        Player("ppo-spark", "Petrel learned (`ppo-spark`)", "ppo-spark"),
     )
 }
 

@@ -24,7 +24,7 @@ from matplotlib import pyplot, ticker  # noqa: E402 (the backend is chosen first
 
 DRAWS = 10_000
 RIVAL = "spark-da"
-PETREL = ("forecast", "ppo")
+PETREL = ("forecast", "ppo-spark")
 # The bar compares players that cost at most this much more.
 COST_RATIO = 1.1
 

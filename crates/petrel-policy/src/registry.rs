@@ -126,7 +126,7 @@ mod tests {
     fn an_unknown_name_is_answered_with_the_names_there_are() {
         let error = by_name("magic", &PolicySettings::default()).err().unwrap().to_string();
         assert!(error.starts_with("policy: got `magic`, expected fixed, best-constant, hpa, keda, "), "{error}");
-        assert!(error.ends_with("mpc, learned, ppo, ppo+td3, ppo-lagrangian, dqn"), "{error}");
+        assert!(error.ends_with("mpc, learned, ppo, ppo-spark, ppo+td3, ppo-lagrangian, dqn"), "{error}");
     }
 
     #[test]

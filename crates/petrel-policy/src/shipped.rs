@@ -5,8 +5,9 @@ use petrel_core::InvalidValue;
 use std::sync::{Mutex, PoisonError};
 
 /// Policies of the world `queue`, which also decide for a live job: name and file.
-pub const SHIPPED: [(&str, &[u8]); 4] = [
+pub const SHIPPED: [(&str, &[u8]); 5] = [
     ("ppo", include_bytes!("../policies/ppo.safetensors")),
+    ("ppo-spark", include_bytes!("../policies/ppo-spark.safetensors")),
     ("ppo+td3", include_bytes!("../policies/ppo+td3.safetensors")),
     ("ppo-lagrangian", include_bytes!("../policies/ppo-lagrangian.safetensors")),
     ("dqn", include_bytes!("../policies/dqn.safetensors")),
@@ -66,6 +67,9 @@ mod tests {
         assert_eq!(shipped("learned").unwrap().name(), LEARNED);
         assert!(shipped_classic().unwrap().settings().made_by.starts_with("petrel train --world classic"));
         let error = shipped("magic").unwrap_err().to_string();
-        assert_eq!(error, "trained policy: got `magic`, expected learned, ppo, ppo+td3, ppo-lagrangian, dqn");
+        assert_eq!(
+            error,
+            "trained policy: got `magic`, expected learned, ppo, ppo-spark, ppo+td3, ppo-lagrangian, dqn"
+        );
     }
 }

@@ -42,7 +42,7 @@ pub struct LearnedSettings {
 }
 
 /// Names that a learned policy may have; `Policy::name` is one of these.
-const NAMES: [&str; 5] = ["ppo", "ppo+td3", "ppo-lagrangian", "dqn", "learned"];
+pub const LEARNED_NAMES: [&str; 6] = ["ppo", "ppo-spark", "ppo+td3", "ppo-lagrangian", "dqn", "learned"];
 
 /// A trained policy.
 #[derive(Debug, Clone)]
@@ -68,8 +68,8 @@ impl Learned {
         if settings.version != LEARNED_VERSION {
             return Err(InvalidValue::new("policy file version", settings.version, LEARNED_VERSION.to_string()));
         }
-        let Some(name) = NAMES.into_iter().find(|name| *name == settings.name) else {
-            return Err(InvalidValue::new("policy name", &settings.name, NAMES.join(", ")));
+        let Some(name) = LEARNED_NAMES.into_iter().find(|name| *name == settings.name) else {
+            return Err(InvalidValue::new("policy name", &settings.name, LEARNED_NAMES.join(", ")));
         };
         let actor = Mlp::new(&settings.actor_sizes, actor_params)?;
         if actor.input_len() != QUEUE_OBSERVATION || actor.output_len() < QUEUE_LOGITS {

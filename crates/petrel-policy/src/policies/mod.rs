@@ -24,7 +24,7 @@ pub use hpa::{Hpa, HpaSettings};
 pub use hybrid_histogram::{HybridHistogram, HybridHistogramSettings};
 pub use keda::{Keda, KedaSettings};
 pub use knative::{Knative, KnativeSettings};
-pub use learned::{LEARNED_VERSION, Learned, LearnedSettings, METADATA_KEY};
+pub use learned::{LEARNED_NAMES, LEARNED_VERSION, Learned, LearnedSettings, METADATA_KEY};
 pub use learned_classic::{LearnedClassic, LearnedClassicSettings};
 pub use linear_predictive::{LinearPredictive, LinearPredictiveSettings};
 pub use mpc::{Mpc, MpcSettings};

@@ -7,6 +7,7 @@ use crate::error::CommandError;
 use crate::interrupts::Interrupts;
 use crate::progress::Steps;
 use crate::table::{grouped, two_columns};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use petrel_core::{InvalidValue, Policy, Weights};
@@ -21,7 +22,9 @@ use petrel_learn::run::{Begin, RunDirectory, RunEnd};
 use petrel_learn::td3::{ContinuousEnvironment, Td3};
 use petrel_learn::validate::{best, candidates, validate};
 use petrel_learn::{LearnError, presets};
-use petrel_policy::policies::{LEARNED_VERSION, Learned, LearnedClassic, LearnedClassicSettings, LearnedSettings};
+use petrel_policy::policies::{
+    LEARNED_NAMES, LEARNED_VERSION, Learned, LearnedClassic, LearnedClassicSettings, LearnedSettings,
+};
 use petrel_sim::queue::{QueueParams, WorldSettings};
 use petrel_sim::traces::{Split, TraceSet, TraceSettings};
 use serde::Serialize;
@@ -115,6 +118,9 @@ pub(crate) struct TrainArgs {
     /// queue, with what the log measured]
     #[arg(long, value_delimiter = ',', value_name = "NAME|FILE")]
     world_params: Vec<String>,
+    /// Name of the policy in logs and tables [default: that of the algorithm]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(LEARNED_NAMES))]
+    name: Option<String>,
     /// Another setting of learner or task, as JSON; a wrong name is answered with all of them (repeatable)
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     set: Vec<String>,
@@ -195,7 +201,7 @@ fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<
     let Some(end) = end else { return Ok(None) };
     let settings = LearnedSettings {
         version: LEARNED_VERSION,
-        name: args.algorithm.name().to_string(),
+        name: name(args),
         actor_sizes: end.network.sizes().to_vec(),
         space: task.space,
         meta_sizes: None,
@@ -207,6 +213,10 @@ fn train_queue(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<
     let chosen = choose_weights(args, &learned, &task)?;
     let learned = Learned::new(LearnedSettings { weights: chosen, ..settings }, end.network.params().to_vec(), None)?;
     Ok(Some(learned.to_bytes()?))
+}
+
+fn name(args: &TrainArgs) -> String {
+    args.name.clone().unwrap_or_else(|| args.algorithm.name().to_string())
 }
 
 /// Plays the validation split under every candidate and shows how the policy fares.
@@ -257,7 +267,7 @@ fn train_meta(args: &TrainArgs, directory: &RunDirectory) -> Result<Option<Vec<u
     })?;
     let Some(end) = watch.finish(end) else { return Ok(None) };
     let settings = LearnedSettings {
-        name: args.algorithm.name().to_string(),
+        name: name(args),
         meta_sizes: Some(end.network.sizes().to_vec()),
         meta_every_decisions: task.every_decisions,
         weights: None,
