@@ -53,7 +53,7 @@ pub struct Need {
 impl Need {
     /// The need that `observation` shows.
     ///
-    /// Executors are what [the queue model](crate::queue_model) says.
+    /// Executors are what the queue model says (`queue_model.rs`).
     pub fn of(observation: &Observation) -> Self {
         let mut rate = observation.arrival_rate.max(0.0);
         if let Some(forecast) = &observation.forecast {

@@ -1,7 +1,7 @@
 //! A queue model on what the gateways foresee: enough executors for the upper quantile of the arrival rate at the
 //! time a new executor would be there.
 //!
-//! What they carry is said by [the queue model](crate::queue_model). The backlog above what is normal must drain within half
+//! What they carry is said by the queue model (`queue_model.rs`). The backlog above what is normal must drain within half
 //! of the objective on top. Executors that were asked for and did not come in time are not counted on: as many more are asked
 //! for in their place, and none that runs is released meanwhile.
 
