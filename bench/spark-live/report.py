@@ -114,18 +114,22 @@ def results(bursts, games):
     return found
 
 
+def beside_rival(bursts, name, figure):
+    """A figure of a burst, of the player and of the rival, for every burst that both played."""
+    figures = {(row["seed"], row["burst"], row["player"]): figure(row) for row in bursts}
+    pairs = [(mine, figures.get((seed, burst, RIVAL))) for (seed, burst, player), mine in figures.items() if player == name]
+    return [(mine, rival) for mine, rival in pairs if rival is not None]
+
+
 def difference_to_rival(bursts, name):
     """Share of intervals over the objective minus the rival's, burst by burst, in percentage points."""
-    shares = {(row["seed"], row["burst"], row["player"]): 100 * row["over_objective"] / row["intervals"] for row in bursts}
-    pairs = [(share, shares.get((seed, burst, RIVAL))) for (seed, burst, player), share in shares.items() if player == name]
-    differences = [mine - rival for mine, rival in pairs if rival is not None]
-    return estimate(differences) if differences else None
+    pairs = beside_rival(bursts, name, lambda row: 100 * row["over_objective"] / row["intervals"])
+    return estimate([mine - rival for mine, rival in pairs]) if pairs else None
 
 
 def seconds_by_rival(bursts, name):
     """Executor-seconds as a share of the rival's, burst by burst, in percent."""
-    seconds = {(row["seed"], row["burst"], row["player"]): row["executor_seconds"] for row in bursts}
-    pairs = [(mine, seconds.get((seed, burst, RIVAL))) for (seed, burst, player), mine in seconds.items() if player == name]
+    pairs = beside_rival(bursts, name, lambda row: row["executor_seconds"])
     shares = [100 * mine / rival for mine, rival in pairs if rival]
     return estimate(shares) if shares else None
 

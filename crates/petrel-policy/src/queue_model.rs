@@ -26,7 +26,7 @@ const LEAST_USABLE: f64 = 0.1;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct QueueModel {
     /// D, seconds.
-    pub(crate) between_s: f64,
+    between_s: f64,
     /// ρ·D − o, seconds.
     usable_s: f64,
     /// w, executor-seconds.

@@ -67,9 +67,8 @@ impl Forecast {
     }
 
     /// Rate needed to drain what waits beyond what is normal within half of the objective.
-    fn drain_rate(&self, observation: &Observation) -> f64 {
-        let normal = self.model(observation).normal_backlog(observation.arrival_rate);
-        let excess = (observation.backlog_records - normal).max(0.0);
+    fn drain_rate(observation: &Observation, model: &QueueModel) -> f64 {
+        let excess = (observation.backlog_records - model.normal_backlog(observation.arrival_rate)).max(0.0);
         excess / (observation.slo.p95_ms / 2_000.0).max(0.1)
     }
 }
@@ -92,7 +91,7 @@ impl Policy for Forecast {
     fn decide(&mut self, observation: &Observation) -> Decision {
         let settings = self.settings;
         let model = self.model(observation);
-        let drain = self.drain_rate(observation);
+        let drain = Self::drain_rate(observation, &model);
         let current = observation.executors_target;
         let Some(forecast) = self.believed(observation) else {
             let rate = observation.arrival_rate + drain;

@@ -181,8 +181,9 @@ fn task_count(samples: &[&Sample], has_many_sizes: bool) -> TaskCount {
     // tasks run depends on the fleet.
     let part = |stages: f64| (tasks / stages).round().max(1.0);
     let unexplained = |stages: f64| {
-        let lengthened =
-            |sample: &&&Sample| (sample.span_s * waves(part(stages), sample.executors) / sample.run_s).ln();
+        let lengthened = |sample: &&&Sample| {
+            (sample.span_s * table::side_by_side_of(part(stages), sample.executors) / sample.run_s).ln()
+        };
         let all: Vec<f64> = samples
             .iter()
             .filter(|sample| sample.is_stable && sample.run_s > 0.0)
@@ -201,11 +202,6 @@ fn task_count(samples: &[&Sample], has_many_sizes: bool) -> TaskCount {
         }
     }
     TaskCount::Fixed { tasks, side_by_side: part(chosen) }
-}
-
-/// Executors busy on average when `tasks` tasks end in whole waves.
-fn waves(tasks: f64, executors: f64) -> f64 {
-    tasks / (tasks / executors).ceil()
 }
 
 /// `base` with everything that the samples and start-up delays tell.

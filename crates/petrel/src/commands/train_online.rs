@@ -63,7 +63,8 @@ pub(super) struct OnlineArgs {
     roll_back: Option<String>,
 }
 
-/// `first` is the policy file of the first version, `world_params` names the twin where it is not calibrated on the log, `set` are other settings, FIELD=VALUE.
+/// `first` is the policy file of the first version, `world_params` names the twin where it is not calibrated on the log, `set` are
+/// other settings, FIELD=VALUE.
 pub(super) fn run(
     args: &OnlineArgs,
     first: Option<&Path>,
