@@ -197,7 +197,7 @@ impl QueueEnvironment {
         if count == 0 {
             return Err(InvalidValue::new("environments", count, "at least 1"));
         }
-        let copy_of = |of: &WorldGames| {
+        let first_of = |of: &WorldGames| {
             let world = QueueWorld::new(Arc::clone(&of.params), Arc::clone(&of.games[0].arrivals), of.settings)?;
             let observation = world.observe();
             Ok(OneWorld {
@@ -210,7 +210,8 @@ impl QueueEnvironment {
                 encoded: [0.0; QUEUE_OBSERVATION],
             })
         };
-        let copies = games.worlds().iter().cycle().take(count).map(copy_of).collect::<Result<_, InvalidValue>>()?;
+        let firsts = games.worlds().iter().map(first_of).collect::<Result<Vec<OneWorld>, InvalidValue>>()?;
+        let copies = firsts.iter().cycle().take(count).cloned().collect();
         let mut environment = Self { task, games, copies };
         environment.reset(0);
         Ok(environment)
