@@ -72,6 +72,9 @@ def draw(seed, base, ratio, lead_in_s, judged_s):
     if judged_s % 10 or judged_s < LEAST_JUDGED_S:
         raise ValueError(f"judged seconds: got {judged_s}, expected a multiple of 10 of at least {LEAST_JUDGED_S}: two bursts "
                          "must fit, and each half hold whole intervals")
+    if lead_in_s < 0 or lead_in_s % 5:
+        raise ValueError(f"lead-in seconds: got {lead_in_s}, expected a multiple of 5 of at least 0: the judged time begins with "
+                         "a whole interval")
     dice = random.Random(seed)
     half_s = judged_s // 2
     bursts = []

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Table, verdict and plots of the games that `run.py` left in a directory.
 
-The unit of the statistics is a burst: one half of the judged time of one game. Intervals are 95 % percentile bootstraps over
-bursts (10,000 draws, seeded); differences are taken burst by burst, as all players get the same load.
+The unit of the statistics is a game: its two bursts share driver, executors and forecaster. Intervals are 95 % percentile
+bootstraps over games (10,000 draws, seeded), and are left out where all games gave the same; differences are taken seed by
+seed, as all players of a seed get the same load. Fewer than six games give no verdict: with n pairs a difference of one sign
+has a probability of 2 to the power of 1 - n by chance.
 
 usage: bench/spark-live/report.py --out DIR [--plots docs/spark-live]
 """
@@ -27,6 +29,7 @@ RIVAL = "spark-da"
 PETREL = ("forecast", "ppo-spark")
 # The bar compares players that cost at most this much more.
 COST_RATIO = 1.1
+LEAST_GAMES = 6
 
 
 def rows(path):
@@ -62,36 +65,53 @@ class Estimate:
     low: float
     high: float
 
-    def text(self, digits=0, unit=""):
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]{unit}"
+    def text(self, digits=0):
+        if self.low == self.high:
+            return f"{self.value:.{digits}f}"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
-    def touches(self, other):
-        return self.low <= other.high and other.low <= self.high
 
-
-def estimate(values, weights=None):
-    """Mean of `values` over bursts (weighted), with its bootstrap interval."""
+def estimate(values):
+    """Mean of `values`, one a game, with its bootstrap interval."""
     values = np.asarray(values, float)
-    weights = np.ones_like(values) if weights is None else np.asarray(weights, float)
     dice = np.random.default_rng(7)
-    picks = dice.integers(0, len(values), (DRAWS, len(values)))
-    means = (values * weights)[picks].sum(axis=1) / weights[picks].sum(axis=1)
+    means = values[dice.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
-    return Estimate(float((values * weights).sum() / weights.sum()), float(low), float(high))
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def by_seed(bursts, name, figure):
+    """The mean of a burst's figure for every seed that a player played."""
+    mine = {}
+    for row in bursts:
+        if row["player"] == name:
+            mine.setdefault(row["seed"], []).append(figure(row))
+    return {seed: float(np.mean(figures)) for seed, figures in mine.items()}
+
+
+def over_share(row):
+    """Share of a burst's intervals that are over the objective, percent."""
+    return 100 * row["over_objective"] / row["intervals"]
+
+
+def executor_seconds(row):
+    return row["executor_seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one player achieved over all its bursts."""
+    """What one player achieved over all its games."""
 
     name: str
+    games: int
+    over: int
+    intervals: int
     over_share: Estimate
     p50_ms: Estimate
     p95_ms: Estimate
     p99_ms: Estimate
     executor_seconds: Estimate
     cost_usd: float
-    games: int
     in_sink: int
     lost: int
     doubled: int
@@ -105,74 +125,90 @@ def results(bursts, games):
         played = [row for row in games if row["player"] == name]
         if not mine:
             continue
-        shares = [100 * row["over_objective"] / row["intervals"] for row in mine]
+        quantiles = (estimate(list(by_seed(bursts, name, lambda row, key=key: row[key]).values()))
+                     for key in ("p50_ms", "p95_ms", "p99_ms"))
         found.append(Result(
-            name, estimate(shares, [row["intervals"] for row in mine]),
-            *(estimate([row[key] for row in mine]) for key in ("p50_ms", "p95_ms", "p99_ms", "executor_seconds")),
-            sum(row["cost_usd"] for row in mine) / len(mine), len(played),
+            name, len(played), *(sum(row[key] for row in mine) for key in ("over_objective", "intervals")),
+            estimate(list(by_seed(bursts, name, over_share).values())), *quantiles,
+            estimate(list(by_seed(bursts, name, executor_seconds).values())),
+            sum(row["cost_usd"] for row in mine) / len(mine),
             *(sum(row[key] for row in played) for key in ("in_sink", "lost", "doubled"))))
     return found
 
 
 def beside_rival(bursts, name, figure):
-    """A figure of a burst, of the player and of the rival, for every burst that both played."""
-    figures = {(row["seed"], row["burst"], row["player"]): figure(row) for row in bursts}
-    pairs = [(mine, figures.get((seed, burst, RIVAL))) for (seed, burst, player), mine in figures.items() if player == name]
-    return [(mine, rival) for mine, rival in pairs if rival is not None]
+    """A figure of the player and of the rival, for every seed that both played."""
+    mine, rival = by_seed(bursts, name, figure), by_seed(bursts, RIVAL, figure)
+    return [(mine[seed], rival[seed]) for seed in sorted(mine.keys() & rival.keys())]
 
 
 def difference_to_rival(bursts, name):
-    """Share of intervals over the objective minus the rival's, burst by burst, in percentage points."""
-    pairs = beside_rival(bursts, name, lambda row: 100 * row["over_objective"] / row["intervals"])
+    """Share of intervals over the objective minus the rival's, seed by seed, in percentage points."""
+    pairs = beside_rival(bursts, name, over_share)
     return estimate([mine - rival for mine, rival in pairs]) if pairs else None
 
 
 def seconds_by_rival(bursts, name):
-    """Executor-seconds as a share of the rival's, burst by burst, in percent."""
-    pairs = beside_rival(bursts, name, lambda row: row["executor_seconds"])
-    shares = [100 * mine / rival for mine, rival in pairs if rival]
+    """Executor-seconds as a share of the rival's, seed by seed, in percent."""
+    shares = [100 * mine / rival for mine, rival in beside_rival(bursts, name, executor_seconds) if rival]
     return estimate(shares) if shares else None
 
 
 def table(found, bursts):
-    lines = ["| player | intervals over the objective, % | difference to Spark's, points | p50, s | p95, s | p99, s "
+    lines = ["| player | games | intervals over the objective | in % | difference to Spark's, points | p50, s | p95, s | p99, s "
              "| executor-seconds a burst | of Spark's, % | cost a burst, $ | records in the sink | lost | doubled |",
-             "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+             "|---" * 14 + "|"]
     for result in found:
         is_rival = result.name == RIVAL
         paired = None if is_rival else difference_to_rival(bursts, result.name)
         share = None if is_rival else seconds_by_rival(bursts, result.name)
         seconds = (Estimate(e.value / 1e3, e.low / 1e3, e.high / 1e3) for e in (result.p50_ms, result.p95_ms, result.p99_ms))
-        cells = [PLAYERS[result.name].label, result.over_share.text(1), paired.text(1) if paired else "",
-                 *(e.text(1) for e in seconds), result.executor_seconds.text(), share.text() if share else "",
-                 f"{result.cost_usd:.5f}",
+        cells = [PLAYERS[result.name].label, str(result.games), f"{result.over} of {result.intervals}",
+                 result.over_share.text(1), paired.text(1) if paired else "", *(e.text(1) for e in seconds),
+                 result.executor_seconds.text(), share.text() if share else "", f"{result.cost_usd:.5f}",
                  f"{result.in_sink:,}", str(result.lost), str(result.doubled)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def verdict(found, bursts):
-    """Whether Petrel's best player meets the bar, in words."""
-    by_name = {result.name: result for result in found}
-    petrel = [by_name[name] for name in PETREL if name in by_name]
-    rival = by_name.get(RIVAL)
-    if not petrel or rival is None:
-        return "No verdict: the games of Petrel's players and of Spark's dynamic allocation are needed."
-    best = min(petrel, key=lambda result: (result.over_share.value, result.executor_seconds.value))
-    budget = COST_RATIO * best.executor_seconds.value
-    peers = [result for result in found if result.executor_seconds.value <= budget]
-    lowest = min(peers, key=lambda result: result.over_share.value)
-    is_lowest = best.over_share.value <= lowest.over_share.value
-    is_apart = best.over_share.high < rival.over_share.low
-    whose = "its own" if is_lowest else f"that of `{lowest.name}`, {lowest.over_share.value:.1f} %"
-    share = seconds_by_rival(bursts, best.name)
-    cost = f" It held {share.text()} % of the executor-seconds of Spark's dynamic allocation on the same bursts." if share else ""
-    contact = "touch" if best.over_share.touches(rival.over_share) else "do not touch"
-    return (f"Petrel's best player is `{best.name}`: {best.over_share.text(1)} % of the intervals over the objective at "
-            f"{best.executor_seconds.value:.0f} executor-seconds a burst. Among the players with at most {COST_RATIO} times "
-            f"its executor-seconds ({', '.join(result.name for result in peers)}) the lowest share is {whose}. Its interval "
-            f"and that of Spark's dynamic allocation ({rival.over_share.text(1)} % at {rival.executor_seconds.value:.0f} "
-            f"executor-seconds) {contact}.{cost} The bar is {'met' if is_lowest and is_apart else 'not met'}.")
+def unsound(games):
+    """Games whose figures cannot be believed, and why, in words; empty when there are none."""
+    reasons = {"lost": "records lost", "doubled": "records doubled", "gaps": "gaps in the numbers of a device",
+               "stalled_ms": "ms in which devices could not send"}
+    return [f"seed {game['seed']}, `{game['player']}`: {game[key]} {what}"
+            for game in games for key, what in reasons.items() if game[key]]
+
+
+def verdict(bursts, games):
+    """Whether Petrel's best player meets the bar, in words.
+
+    Players with enough games are compared on the seeds that all of these have played.
+    """
+    wrong = unsound(games)
+    if wrong:
+        return f"No verdict, as there are games that cannot be believed: {'; '.join(wrong)}."
+    seeds = {name: set(by_seed(bursts, name, over_share)) for name in PLAYERS}
+    judged = [name for name in PLAYERS if len(seeds[name]) >= LEAST_GAMES]
+    petrel = [name for name in judged if name in PETREL]
+    common = set.intersection(*(seeds[name] for name in judged)) if judged else set()
+    if not petrel or RIVAL not in judged or len(common) < LEAST_GAMES:
+        return (f"No verdict: {LEAST_GAMES} games on the same seeds are needed of one of Petrel's players and of Spark's dynamic "
+                "allocation.")
+    bursts = [row for row in bursts if row["seed"] in common]
+    over = {name: estimate(list(by_seed(bursts, name, over_share).values())) for name in judged}
+    seconds = {name: estimate(list(by_seed(bursts, name, executor_seconds).values())) for name in judged}
+    best = min(petrel, key=lambda name: (over[name].value, seconds[name].value))
+    peers = [name for name in judged if seconds[name].value <= COST_RATIO * seconds[best].value]
+    lowest = min(peers, key=lambda name: (over[name].value, name != best))
+    whose = "its own" if lowest == best else f"that of `{lowest}`, {over[lowest].text(1)} %"
+    is_apart = over[best].high < over[RIVAL].low
+    return (f"On {len(common)} seeds Petrel's best player is `{best}`: {over[best].text(1)} % of the intervals over the "
+            f"objective at {seconds[best].text()} executor-seconds a burst. Among the players with at most {COST_RATIO} times "
+            f"its executor-seconds ({', '.join(peers)}) the lowest share is {whose}. Its interval is "
+            f"{'' if is_apart else 'not '}below that of Spark's dynamic allocation ({over[RIVAL].text(1)} % at "
+            f"{seconds[RIVAL].text()} executor-seconds). It held {seconds_by_rival(bursts, best).text()} % of the "
+            f"executor-seconds of Spark's dynamic allocation on the same seeds. The bar is "
+            f"{'met' if lowest == best and is_apart else 'not met'}.")
 
 
 def plot_game_of_seed(intervals, seed, objective_ms, path):
@@ -237,7 +273,7 @@ def write(out, plots, objective_ms):
     if not bursts:
         raise SystemExit(f"{out / 'bursts.csv'}: expected games of run.py, found none")
     found = results(bursts, games)
-    text = f"{table(found, bursts)}\n\n{verdict(found, bursts)}\n"
+    text = f"{table(found, bursts)}\n\n{verdict(bursts, games)}\n"
     (out / "report.md").write_text(text, encoding="utf-8")
     plots.mkdir(parents=True, exist_ok=True)
     plot_cost_against_violations(found, plots / "cost-against-violations.svg")

@@ -99,7 +99,6 @@ class SparkJob:
             "spark.dynamicAllocation.maxExecutors": str(most),
             "spark.dynamicAllocation.shuffleTracking.enabled": "true",
             "spark.standalone.executorRemoveDelayOnDisconnection": "0s",
-            "spark.decommission.enabled": "true",
         }
         jars = [str(jar) for jar in cluster.spark.kafka_jars]
         if plugin is not None:

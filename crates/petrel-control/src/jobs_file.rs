@@ -2,6 +2,7 @@
 
 use crate::settings::ControlSettings;
 use petrel_core::InvalidValue;
+use petrel_policy::PolicySettings;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -51,6 +52,7 @@ fn max_jobs() -> usize {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct JobKeys {
     policy: Option<String>,
+    policy_settings: Option<PolicySettings>,
     fixed_executors: Option<u32>,
     interval: Option<f64>,
     slo_p95_ms: Option<f64>,
@@ -127,6 +129,7 @@ impl JobsFile {
             }
         }
         set(&mut settings.policy, &own.policy, &all.policy);
+        set(&mut settings.policy_settings, &own.policy_settings, &all.policy_settings);
         set(&mut settings.policy_settings.fixed_executors, &own.fixed_executors, &all.fixed_executors);
         set(&mut settings.interval_s, &own.interval, &all.interval);
         set(&mut settings.slo.p95_ms, &own.slo_p95_ms, &all.slo_p95_ms);
@@ -157,6 +160,9 @@ impl JobsFile {
         };
         rules.settings.validate().map_err(wrong)?;
         petrel_policy::by_name(&rules.settings.policy, &rules.settings.policy_settings).map_err(wrong)?;
+        let policy_settings = toml::Value::try_from(rules.settings.policy_settings)
+            .map_err(|error| wrong(InvalidValue::new("policy-settings", error, "settings of policies")))?;
+        check_numbers("policy-settings", &policy_settings).map_err(wrong)?;
         let hold_s = rules.settings.limits.scale_down_hold_s;
         if !(hold_s.is_finite() && hold_s >= 0.0) {
             return Err(wrong(InvalidValue::new("scale-down-hold", hold_s, "a number of at least 0")));
@@ -178,10 +184,26 @@ impl Default for JobsFile {
     }
 }
 
+/// No setting of a policy is negative, and none is "not a number".
+fn check_numbers(place: &str, value: &toml::Value) -> Result<(), InvalidValue> {
+    match value {
+        toml::Value::Table(table) => {
+            table.iter().try_for_each(|(key, value)| check_numbers(&format!("{place}.{key}"), value))
+        }
+        toml::Value::Float(number) if !(number.is_finite() && *number >= 0.0) => {
+            Err(InvalidValue::new(place, number, "a number of at least 0"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The parser's word with the line that it is about.
 fn refused(text: &str, error: &toml::de::Error) -> InvalidValue {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let number = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
     let line = text.lines().nth(number).unwrap_or_default().trim();
-    InvalidValue::new(format!("jobs file, line {}", number + 1), line, error.message().replace('\n', " "))
+    // What it expects comes last, as in "invalid type: string, expected f64"; not every message says it.
+    let message = error.message();
+    let expected = message.rsplit_once(", expected ").map_or(message, |(_, expected)| expected);
+    InvalidValue::new(format!("jobs file, line {}", number + 1), line, expected.replace('\n', " "))
 }

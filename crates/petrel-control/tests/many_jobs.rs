@@ -274,14 +274,22 @@ fn a_recording_holds_run_heartbeats_signals_and_what_was_wanted() {
 #[test]
 fn a_wrong_jobs_file_is_answered_with_place_value_and_expectation() {
     for (text, expected) in [
-        ("policy = 1", "jobs file, line 1: got `policy = 1`, expected unknown field `policy`"),
-        ("[defaults]\ninterval = \"x\"", "jobs file, line 2: got `interval = \"x\"`, expected invalid type"),
+        ("policy = 1", "jobs file, line 1: got `policy = 1`, expected one of `accept-unknown`, `max-jobs`"),
+        ("[defaults]\ninterval = \"x\"", "jobs file, line 2: got `interval = \"x\"`, expected f64"),
         ("[jobs.\"a b\"]\npolicy = \"magic\"", "jobs.\"a b\".policy: got `magic`, expected fixed, "),
         ("[jobs.a]\nmin-executors = 9", "jobs.\"a\".min-executors: got `9`, expected at most max-executors, 8"),
         ("[defaults]\ninterval = -1.0", "defaults.interval: got `-1`, expected a number above 0"),
         ("[defaults]\nscale-down-hold = nan", "defaults.scale-down-hold: got `NaN`, expected a number of at least 0"),
         ("[jobs.a]\ntoken = \"\"", "jobs.\"a\".token: got ``, expected at least one character"),
         ("[jobs.\"\"]", "job: got ``, expected a name"),
+        (
+            "[jobs.a.policy-settings.hpa]\nscale_down = 1",
+            "jobs file, line 2: got `scale_down = 1`, expected one of `target_utilisation`, ",
+        ),
+        (
+            "[defaults]\npolicy-settings.hpa.scale_down_window_s = -1.0",
+            "defaults.policy-settings.hpa.scale_down_window_s: got `-1`, expected a number of at least 0",
+        ),
         ("max-jobs = 1\n[jobs.a]\n[jobs.b]", "max-jobs: got `1`, expected at least 1 and the 2 jobs"),
         ("[defaults]\nrows-kept = 0", "defaults.rows-kept: got `0`, expected at least 1"),
         ("[defaults", "jobs file, line 1: got `[defaults`, expected "),

@@ -28,7 +28,7 @@ pub const POLICIES: [(&str, &str); 12] = [
 
 /// Settings of all policies; each reads its own part. What a file leaves out has its default.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct PolicySettings {
     /// Executors of `fixed`.
     pub fixed_executors: u32,

@@ -16,6 +16,7 @@ const UPPER: usize = 2;
 
 /// Settings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct ForecastSettings {
     /// ρ, share of the time between two micro-batches that one may take.
     pub target_utilisation: f64,

@@ -14,6 +14,7 @@ use std::cmp::Ordering;
 
 /// Settings, with Kubernetes' defaults except the target, which Kubernetes leaves to the user.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct HpaSettings {
     /// Target CPU utilisation, 0 to 1.
     pub target_utilisation: f64,

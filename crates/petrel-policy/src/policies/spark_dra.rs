@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// Settings, with Spark's defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct SparkDraSettings {
     /// `spark.dynamicAllocation.schedulerBacklogTimeout`, seconds.
     pub backlog_timeout_s: f64,

@@ -136,8 +136,15 @@ pub(crate) struct TrainArgs {
 
 pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
     crate::start_logging("warn");
+    check_together(args)?;
     if args.online.online {
-        return train_online::run(&args.online, args.policy.as_deref(), &args.world_params, &args.set, args.quiet);
+        return train_online::run(
+            &args.online,
+            args.policy.as_deref(),
+            args.world_params.first().map(String::as_str),
+            &args.set,
+            args.quiet,
+        );
     }
     let directory = RunDirectory::open(&args.dir)?;
     if !args.resume && directory.holds_a_run() {
@@ -145,11 +152,6 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
         return Err(InvalidValue::new("--dir", args.dir.display(), expected).into());
     }
     let bytes = match (args.world, args.algorithm) {
-        (World::Classic, Algorithm::Td3) => {
-            return Err(
-                InvalidValue::new("--algorithm", "td3", "--world queue, whose budget and objective it weighs").into()
-            );
-        }
         (World::Classic, _) => train_classic(args, &directory)?,
         (World::Queue, Algorithm::Td3) => train_meta(args, &directory)?,
         (World::Queue, _) => train_queue(args, &directory)?,
@@ -163,6 +165,27 @@ pub(crate) fn run(args: &TrainArgs) -> Result<ExitCode, CommandError> {
         ]));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Flags that do not go together are refused before anything is read or written.
+fn check_together(args: &TrainArgs) -> Result<(), InvalidValue> {
+    let only_queue = "--world queue, as the published environment has parameters and a policy of its own";
+    if args.online.online {
+        if args.world_params.len() > 1 {
+            return Err(InvalidValue::new("--world-params", args.world_params.join(","), "one world with --online"));
+        }
+        return Ok(());
+    }
+    match args.world {
+        World::Classic if !args.world_params.is_empty() => {
+            Err(InvalidValue::new("--world-params", args.world_params.join(","), only_queue))
+        }
+        World::Classic if args.name.is_some() => Err(InvalidValue::new("--name", name(args), only_queue)),
+        World::Classic if args.algorithm == Algorithm::Td3 => {
+            Err(InvalidValue::new("--algorithm", "td3", "--world queue, whose budget and objective it weighs"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The policy file's bytes when training came to its end.

@@ -68,7 +68,7 @@ pub(super) struct OnlineArgs {
 pub(super) fn run(
     args: &OnlineArgs,
     first: Option<&Path>,
-    world_params: &[String],
+    world_params: Option<&str>,
     set: &[String],
     quiet: bool,
 ) -> Result<ExitCode, CommandError> {
@@ -176,19 +176,18 @@ fn explored(rows: &[LoggedDecision], decisions: &[FollowedDecision]) -> Result<V
 
 /// The twin replays what arrived, whoever decided then.
 fn twin_of(
-    world_params: &[String],
+    world_params: Option<&str>,
     rows: &[LoggedDecision],
     decisions: &[FollowedDecision],
 ) -> Result<QueueTwin, CommandError> {
     let newest = &decisions[decisions.len().saturating_sub(TWIN_DECISIONS)..];
     let steps: Vec<LoggedStep> = newest.iter().map(logged_step).collect();
     let (params, load) = match world_params {
-        [] => {
+        Some(name) => (read_world_params(name)?, 1.0),
+        None => {
             let Calibration { params, load } = calibrated(&QueueParams::default(), &steps)?;
             (params, load)
         }
-        [one] => (read_world_params(one)?, 1.0),
-        _ => return Err(InvalidValue::new("--world-params", world_params.join(","), "one world with --online").into()),
     };
     let (least_gb, most_gb) = (f64::from(params.memory.min_gb), f64::from(params.memory.max_gb));
     let mut twin = QueueTwin::of_log(&steps, Arc::new(params))?.with_load(load);
