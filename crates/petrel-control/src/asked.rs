@@ -31,6 +31,13 @@ impl Asked {
         self.past.push_back((now_ms, executors));
     }
 
+    /// The clock was set back by `by_ms`.
+    pub(crate) fn clock_was_set_back(&mut self, by_ms: i64) {
+        for (ended_ms, _) in &mut self.past {
+            *ended_ms -= by_ms;
+        }
+    }
+
     /// The fewest executors that were asked for at any time since `since_ms`, with `target` asked for now.
     fn fewest_since(&self, since_ms: i64, target: u32) -> u32 {
         let oldest = self.past.iter().find(|(ended_ms, _)| *ended_ms > since_ms);

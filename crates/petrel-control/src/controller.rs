@@ -60,7 +60,7 @@ impl Controller {
         let name: Arc<str> = Arc::from(settings.job.as_str());
         let log = DecisionLog::open(&settings.data_dir)?;
         let recorder = settings.record.then(|| Recorder::start(&settings.data_dir)).transpose()?;
-        let remembered = Remembered { last: log.last()?, pin: log.pin()? };
+        let remembered = Remembered { last: log.last()?, pin: None };
         let place = Place { first_interval_share: 1.0, decisions_shown: SHOWN };
         let settings = Arc::new(settings);
         let job = Job::new(policy, Arc::clone(&settings), place, remembered, now_ms);
@@ -91,12 +91,16 @@ impl Controller {
         if *heartbeat.job != *self.name {
             return Err(HeartbeatError::Job { actual: heartbeat.job, expected: self.name.to_string() });
         }
-        let recording =
-            self.recorder.as_ref().map(|recorder| (recorder, record::line("heartbeat", &heartbeat, now_ms)));
-        let desired = self.lock().job.heartbeat(heartbeat, now_ms)?;
-        if let Some((recorder, line)) = recording {
-            recorder.write(&self.name, line);
+        let Some(recorder) = &self.recorder else { return self.lock().job.heartbeat(heartbeat, now_ms) };
+        let line = record::line("heartbeat", &heartbeat, now_ms);
+        let (before, desired) = {
+            let mut state = self.lock();
+            (state.job.desired(), state.job.heartbeat(heartbeat, now_ms)?)
+        };
+        if desired != before {
+            recorder.desired(&self.name, &desired, now_ms);
         }
+        recorder.write(&self.name, line);
         Ok(desired)
     }
 
@@ -124,22 +128,6 @@ impl Controller {
         state.alerts.truncate(SHOWN);
     }
 
-    /// Pins the number of executors over the policy's wish, or lifts the pin; the answer is the desired state. A pin is
-    /// logged and survives a restart.
-    ///
-    /// # Errors
-    /// [`ControlError::Invalid`] for a number outside the bounds, [`ControlError::DecisionLog`] when the pin cannot be
-    /// logged; it is not put in force then.
-    pub fn pin(&self, executors: Option<u32>, now_ms: i64) -> Result<DesiredState, ControlError> {
-        let _deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        let step = {
-            let State { job, signals, .. } = &mut *self.lock();
-            job.pin(executors, &signals.totals(now_ms), now_ms)?
-        };
-        self.carry_out(step, now_ms)?;
-        Ok(self.desired())
-    }
-
     /// Decides if an interval has passed, or earlier if the policy calls it urgent or executors have to be asked for
     /// again; returns the decision's number then. The objective is judged once an interval either way.
     ///
@@ -160,7 +148,7 @@ impl Controller {
         let mut state = self.lock();
         let has_changed = state.job.put_in_force(step, now_ms);
         if let Some(recorder) = self.recorder.as_ref().filter(|_| has_changed) {
-            recorder.write(&self.name, record::line("desired", &state.job.desired(), now_ms));
+            recorder.desired(&self.name, &state.job.desired(), now_ms);
         }
         Ok(id)
     }

@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const DECISIONS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("decisions");
-/// What the operator has set, by name.
-const OPERATOR: TableDefinition<'_, &str, u32> = TableDefinition::new("operator");
-const PIN: &str = "executors";
 
 /// Rows kept; the oldest go first. At one decision every five seconds this is two months.
 const ROWS_KEPT: u64 = 1_000_000;
@@ -119,8 +116,9 @@ impl DecisionLog {
         self.write(|transaction| set_effect(&mut transaction.open_table(DECISIONS)?, id, effect))
     }
 
-    /// Writes all of `changes` in one durable transaction.
+    /// Writes effects and decision of `changes` in one durable transaction; there is no pin of a single job.
     pub(crate) fn apply(&self, changes: &Changes) -> Result<(), ControlError> {
+        debug_assert!(changes.pin.is_none());
         if changes.is_empty() {
             return Ok(());
         }
@@ -132,23 +130,8 @@ impl DecisionLog {
             if let Some(decision) = &changes.decision {
                 append(&mut decisions, decision)?;
             }
-            let mut operator = transaction.open_table(OPERATOR)?;
-            match changes.pin {
-                Some(Some(executors)) => drop(operator.insert(PIN, executors)?),
-                Some(None) => drop(operator.remove(PIN)?),
-                None => {}
-            }
             Ok(())
         })
-    }
-
-    /// Executors that the operator has pinned.
-    pub(crate) fn pin(&self) -> Result<Option<u32>, ControlError> {
-        let look = || -> Result<Option<u32>, Failure> {
-            let transaction = self.database.begin_read()?;
-            Ok(transaction.open_table(OPERATOR)?.get(PIN)?.map(|executors| executors.value()))
-        };
-        look().map_err(|failure| self.failed(failure))
     }
 
     /// One decision.
@@ -159,12 +142,23 @@ impl DecisionLog {
         self.read(|table| table.get(id)?.map(|row| decode(row.value())).transpose())
     }
 
-    /// The newest decision.
+    /// The newest decision. A row that does not decode is passed over, with a warning; its number is that of the newest all
+    /// the same, as numbers never decrease.
     ///
     /// # Errors
     /// [`ControlError::DecisionLog`] when the file cannot be read.
     pub fn last(&self) -> Result<Option<LoggedDecision>, ControlError> {
-        self.read(|table| table.last()?.map(|(_, row)| decode(row.value())).transpose())
+        self.read(|table| {
+            let whose = self.path.display();
+            let mut newest = Newest::of(&whose);
+            for row in table.iter()?.rev() {
+                let (id, row) = row?;
+                if newest.takes(id.value(), row.value()) {
+                    break;
+                }
+            }
+            Ok(newest.decision)
+        })
     }
 
     /// Decisions with numbers from `first` on, at most `limit`.
@@ -193,7 +187,6 @@ impl DecisionLog {
     fn make_tables(&self) -> Result<(), ControlError> {
         self.write(|transaction| {
             transaction.open_table(DECISIONS)?;
-            transaction.open_table(OPERATOR)?;
             Ok(())
         })
     }
@@ -227,8 +220,10 @@ fn append(table: &mut redb::Table<'_, u64, &'static [u8]>, decision: &LoggedDeci
 }
 
 fn set_effect(table: &mut redb::Table<'_, u64, &'static [u8]>, id: u64, effect: &str) -> Result<(), Failure> {
-    let Some(row) = table.get(id)?.map(|row| with_effect(row.value(), effect)).transpose()? else { return Ok(()) };
-    table.insert(id, row.as_slice())?;
+    let row = table.get(id)?.and_then(|row| with_effect(row.value(), effect));
+    if let Some(row) = row {
+        table.insert(id, row.as_slice())?;
+    }
     Ok(())
 }
 
@@ -242,11 +237,40 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<LoggedDecision, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure(error.to_string()))
 }
 
-/// The row of `bytes` with another effect.
-pub(crate) fn with_effect(bytes: &[u8], effect: &str) -> Result<Vec<u8>, Failure> {
-    let mut decision = decode(bytes)?;
+/// The row of `bytes` with another effect; `None` of a row that does not decode, which is nobody else's fault.
+pub(crate) fn with_effect(bytes: &[u8], effect: &str) -> Option<Vec<u8>> {
+    let mut decision = decode(bytes).ok()?;
     decision.effect = effect.to_string();
-    encode(&decision)
+    encode(&decision).ok()
+}
+
+/// Looks for the newest decision that can be read, from the newest row on.
+pub(crate) struct Newest<'a> {
+    /// Found.
+    pub(crate) decision: Option<LoggedDecision>,
+    /// Whose decisions these are, for the warning.
+    whose: &'a dyn std::fmt::Display,
+    id: Option<u64>,
+}
+
+impl<'a> Newest<'a> {
+    /// Nothing looked at yet.
+    pub(crate) fn of(whose: &'a dyn std::fmt::Display) -> Self {
+        Self { decision: None, whose, id: None }
+    }
+
+    /// Looks at row `id`; true when it can be read. The first that cannot is warned of.
+    pub(crate) fn takes(&mut self, id: u64, bytes: &[u8]) -> bool {
+        let newest = *self.id.get_or_insert(id);
+        match decode(bytes) {
+            Ok(decision) => self.decision = Some(LoggedDecision { id: newest, ..decision }),
+            Err(Failure(error)) if id == newest => {
+                tracing::warn!(of = %self.whose, decision = id, error, "decision passed over: its row cannot be read");
+            }
+            Err(_) => {}
+        }
+        self.decision.is_some()
+    }
 }
 
 /// What the store said; it gets its path on the way out.
@@ -255,5 +279,29 @@ pub(crate) struct Failure(pub(crate) String);
 impl<E: Into<redb::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Failure(error.into().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::followed::tests::row;
+
+    #[test]
+    fn the_newest_decision_that_can_be_read_is_taken_up_under_the_newest_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = DecisionLog::open(folder.path()).unwrap();
+        assert_eq!(log.last().unwrap(), None);
+        for id in 1..=2 {
+            log.append(&row(id, 0, 1_000 * id as i64, 1.0)).unwrap();
+        }
+        let spoil = |transaction: &redb::WriteTransaction| {
+            transaction.open_table(DECISIONS)?.insert(2, b"{}".as_slice())?;
+            Ok(())
+        };
+        log.write(spoil).unwrap();
+        let last = log.last().unwrap().unwrap();
+        assert_eq!((last.id, last.time_ms), (2, 1_000));
+        log.set_effect(2, "nothing to add it to").unwrap();
     }
 }

@@ -27,6 +27,14 @@ pub enum ControlError {
     },
 }
 
+/// Not the job's token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("token: the one that came is not that of the job `{job}`; expected `Authorization: Bearer TOKEN`")]
+pub struct WrongToken {
+    /// Name of the job.
+    pub job: String,
+}
+
 /// Why a heartbeat is refused; the message tells the engine's operator what to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -83,11 +91,8 @@ pub enum HeartbeatError {
         job: String,
     },
     /// Not the job's token.
-    #[error("token: the one that came is not that of the job `{job}`; expected `Authorization: Bearer TOKEN`")]
-    WrongToken {
-        /// Name of the job.
-        job: String,
-    },
+    #[error(transparent)]
+    WrongToken(#[from] WrongToken),
     /// More jobs than the controller may steer.
     #[error("job: got `{job}`, this controller has the {limit} jobs that it may have")]
     TooManyJobs {
@@ -102,7 +107,7 @@ impl HeartbeatError {
     /// Status of the HTTP reply.
     pub fn status(&self) -> u16 {
         match self {
-            Self::WrongToken { .. } => 401,
+            Self::WrongToken(_) => 401,
             Self::UnknownJob { .. } => 404,
             Self::OldAttempt { .. } => 409,
             Self::TooManyJobs { .. } => 503,
@@ -124,11 +129,8 @@ pub enum PinError {
         job: String,
     },
     /// Not the job's token.
-    #[error("token: the one that came is not that of the job `{job}`; expected `Authorization: Bearer TOKEN`")]
-    WrongToken {
-        /// Name of the job.
-        job: String,
-    },
+    #[error(transparent)]
+    WrongToken(#[from] WrongToken),
     /// A number outside the bounds, or a log that fails.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -138,7 +140,7 @@ impl PinError {
     /// Status of the HTTP reply.
     pub fn status(&self) -> u16 {
         match self {
-            Self::WrongToken { .. } => 401,
+            Self::WrongToken(_) => 401,
             Self::UnknownJob { .. } => 404,
             Self::Control(ControlError::Invalid(_)) => 400,
             Self::Control(_) => 500,

@@ -50,7 +50,7 @@ fn is_next_of_same_run(row: &LoggedDecision, next: &LoggedDecision) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::observe::{Bounds, observe};
     use crate::progress::Progress;
@@ -61,7 +61,7 @@ mod tests {
     const STARTED_MS: i64 = 1_790_000_000_000;
 
     /// Row `id`, `at_ms` after the start of a run that began at `started_ms`; an executor costs 0.36 $/h.
-    fn row(id: u64, started_ms: i64, at_ms: i64, executors: f64) -> LoggedDecision {
+    pub(crate) fn row(id: u64, started_ms: i64, at_ms: i64, executors: f64) -> LoggedDecision {
         let bounds = Bounds {
             weights: Weights::default(),
             slo: Slo { p95_ms: 3_000.0 },

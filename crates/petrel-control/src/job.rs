@@ -5,7 +5,7 @@
 //! ```
 
 use crate::asked::Asked;
-use crate::check::check_heartbeat;
+use crate::check::{check_heartbeat, is_ahead};
 use crate::decision_log::{Changes, LoggedDecision};
 use crate::effect::{PendingEffect, Verdict, expected_within_s};
 use crate::error::HeartbeatError;
@@ -16,7 +16,7 @@ use crate::signals::{Signals, Totals};
 use crate::summary::{IntervalCount, LatencySummary, RunSummary};
 use petrel_core::live::{DecisionView, JobView, Snapshot};
 use petrel_core::protocol::{BatchReport, EngineMode, PROTOCOL_VERSION, latency_quantile_ms};
-use petrel_core::{Action, Codec, DesiredState, Heartbeat, InvalidValue, Observation, Policy, Tier};
+use petrel_core::{Action, Codec, DesiredState, Heartbeat, InvalidValue, Limits, Observation, Policy, Tier};
 use petrel_policy::Guardrails;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use std::time::Instant;
 const URGENT_EVERY_MS: i64 = 1_000;
 /// Nothing is decided for an engine that was silent for this long.
 const SILENT_MS: i64 = 60_000;
+/// Largest decision number that is taken over from an engine: there has to be room above it.
+const MOST_ADOPTED: u64 = 1_000_000_000_000;
 const NOT_CARRIED_OUT: &str = "not carried out: advice only";
 
 /// What the log knows of a job from before.
@@ -62,7 +64,13 @@ pub(crate) struct Job {
     guardrails: Guardrails,
     desired: DesiredState,
     pin: Option<u32>,
+    /// True while nothing that anybody remembers was decided: a running engine then knows better what it needs.
+    is_undecided: bool,
     started_ms: i64,
+    /// When the job was last looked at.
+    looked_ms: i64,
+    /// The latest time there was: later than now once the clock was set back.
+    latest_ms: i64,
     /// The last heartbeat, without what was folded.
     heartbeat: Option<Heartbeat>,
     heard_ms: i64,
@@ -100,20 +108,24 @@ impl Job {
         remembered: Remembered,
         now_ms: i64,
     ) -> Self {
-        let limits = settings.limits;
-        let first = if policy.name() == "fixed" { settings.policy_settings.fixed_executors } else { 1 };
+        let bounded = |executors: u32| within(settings.limits, executors);
+        let pin = remembered.pin.map(bounded);
+        let is_undecided = remembered.last.is_none() && pin.is_none();
+        let of_policy = if policy.name() == "fixed" { settings.policy_settings.fixed_executors } else { 1 };
+        let mut heard_ms = now_ms;
         let mut desired = DesiredState {
             version: PROTOCOL_VERSION,
             decision_id: 0,
-            executors: first.clamp(limits.min_executors, limits.max_executors),
+            executors: pin.unwrap_or(bounded(of_policy)),
             tier: Tier::default(),
             codec: Codec::default(),
             advice_only: settings.advice_only,
         };
         if let Some(last) = remembered.last {
             let Action { executors, tier, codec, .. } = last.action;
-            let executors = executors.clamp(limits.min_executors, limits.max_executors);
-            desired = DesiredState { decision_id: last.id, executors, tier, codec, ..desired };
+            desired = DesiredState { decision_id: last.id, executors: bounded(executors), tier, codec, ..desired };
+            // Decisions are taken for engines that are heard only.
+            heard_ms = last.time_ms.min(now_ms);
         }
         let interval_ms = settings.interval_ms();
         Self {
@@ -121,10 +133,13 @@ impl Job {
             place,
             guardrails: Guardrails::new(),
             desired,
-            pin: remembered.pin.map(|executors| executors.clamp(limits.min_executors, limits.max_executors)),
+            pin,
+            is_undecided,
             started_ms: now_ms,
+            looked_ms: now_ms,
+            latest_ms: now_ms,
             heartbeat: None,
-            heard_ms: now_ms,
+            heard_ms,
             progress: Progress::new(settings.capacity_prior, now_ms),
             last_commit_ms: now_ms,
             last_waiting_ms: now_ms,
@@ -153,14 +168,15 @@ impl Job {
         self.heartbeat.is_some()
     }
 
-    /// When the last heartbeat came; when the job was begun, before the first.
+    /// When the last heartbeat came; before the first, when the log last heard of the job, or when it was begun.
     pub(crate) fn heard_ms(&self) -> i64 {
         self.heard_ms
     }
 
     /// Takes a heartbeat of this job; one that was heard before is answered without being counted again.
     pub(crate) fn heartbeat(&mut self, mut heartbeat: Heartbeat, now_ms: i64) -> Result<DesiredState, HeartbeatError> {
-        check_heartbeat(&heartbeat, now_ms)?;
+        self.latest_ms = self.latest_ms.max(now_ms);
+        check_heartbeat(&heartbeat, self.latest_ms, now_ms)?;
         match &self.heartbeat {
             Some(last) if heartbeat.attempt < last.attempt => {
                 return Err(HeartbeatError::OldAttempt { actual: heartbeat.attempt, newest: last.attempt });
@@ -172,11 +188,15 @@ impl Job {
             }
             known => {
                 let is_first = known.is_none();
+                if is_first {
+                    self.adopt(&heartbeat);
+                }
                 self.begin_attempt(is_first, now_ms);
             }
         }
         let executor = ExecutorSize::of(&heartbeat);
-        for batch in &heartbeat.batches {
+        // Committed before the clock was set back, those ahead would make repeats of all others until then.
+        for batch in heartbeat.batches.iter().filter(|batch| !is_ahead(batch.committed_ms, now_ms)) {
             let is_settled = !has_young_executors(&heartbeat, batch);
             if self.progress.take(batch, executor, is_settled, self.started_ms) {
                 self.last_commit_ms = self.last_commit_ms.max(batch.committed_ms);
@@ -188,12 +208,24 @@ impl Job {
         self.executor_seconds_before.get_or_insert(heartbeat.executor_seconds);
         self.executor_seconds.count(heartbeat.executor_seconds);
         self.committed_records.count(heartbeat.committed_records as f64);
+        self.progress.keep_costs_of(&heartbeat.queries);
         // These have been folded, or are for a recording: thousands of jobs need not hold them.
         heartbeat.batches = Vec::new();
         heartbeat.outcomes = Vec::new();
         self.heard_ms = now_ms;
         self.heartbeat = Some(heartbeat);
         Ok(self.desired)
+    }
+
+    /// Goes on from where a running engine is, as far as the log does not know better: another number of executors would be one
+    /// that nobody decided, and the engine ignores decisions below the last that it has applied.
+    fn adopt(&mut self, heartbeat: &Heartbeat) {
+        let applied = heartbeat.applied_decision.min(MOST_ADOPTED);
+        self.desired.decision_id = self.desired.decision_id.max(applied);
+        if self.is_undecided && self.policy.name() != "fixed" {
+            let (running, starting) = phases(heartbeat);
+            self.desired.executors = within(self.settings.limits, (running + starting).max(1));
+        }
     }
 
     /// A new driver has to ask for every executor anew.
@@ -222,6 +254,7 @@ impl Job {
     /// Judges effects, and decides if an interval has passed, or earlier if the policy calls it urgent or executors have
     /// to be asked for again. The objective is judged once an interval either way.
     pub(crate) fn step(&mut self, gateways: &Totals, now_ms: i64) -> Step {
+        self.follow_clock(now_ms);
         let mut step = Step { changes: Changes::default(), pending: self.pending };
         if self.heartbeat.is_none() {
             return step;
@@ -256,6 +289,31 @@ impl Job {
         };
         self.expect_effect(&mut step, decision, asks_again, now_ms);
         step
+    }
+
+    /// Keeps everything as far from now as it was when the clock has been set back since the last look.
+    fn follow_clock(&mut self, now_ms: i64) {
+        let back_ms = self.looked_ms.saturating_sub(now_ms);
+        self.looked_ms = now_ms;
+        self.latest_ms = self.latest_ms.max(now_ms);
+        if back_ms > 0 {
+            for time_ms in [&mut self.started_ms, &mut self.due_ms, &mut self.questioned_ms, &mut self.last_commit_ms] {
+                *time_ms -= back_ms;
+            }
+            self.heard_ms = self.heard_ms.min(now_ms);
+            self.last_waiting_ms = self.last_waiting_ms.min(now_ms);
+            self.asked.clock_was_set_back(back_ms);
+            self.progress.clock_was_set_back(back_ms, now_ms);
+            if let Some(pending) = &mut self.pending {
+                pending.time_ms -= back_ms;
+            }
+        }
+        // A heartbeat between the two may have planned with the old clock.
+        let interval_ms = self.settings.interval_ms();
+        let ahead_ms = self.due_ms.saturating_sub(now_ms);
+        if ahead_ms > interval_ms.saturating_mul(2) {
+            self.due_ms = now_ms + ahead_ms % interval_ms;
+        }
     }
 
     /// Pins the number of executors, or lifts the pin.
@@ -304,6 +362,7 @@ impl Job {
             self.asked.ends(before.executors, now_ms);
         }
         self.desired = DesiredState { decision_id: row.id, executors, tier, codec, ..before };
+        self.is_undecided = false;
         self.decisions_count += 1;
         self.decisions.push_front(DecisionView {
             id: row.id,
@@ -430,8 +489,7 @@ impl Job {
             step.pending = None;
             NOT_CARRIED_OUT.to_string()
         } else {
-            let p95_ms = latency_quantile_ms(&self.progress.interval_latency, 0.95);
-            match pending.judge(phases(beat).0, p95_ms, beat.startup_delay_s, now_ms) {
+            match pending.judge(phases(beat).0, self.recent_p95_ms(), beat.startup_delay_s, now_ms) {
                 Verdict::Waiting => return false,
                 Verdict::AskAgain => return true,
                 Verdict::Late(effect) => {
@@ -446,6 +504,12 @@ impl Job {
         };
         step.changes.effects.push((id, effect));
         false
+    }
+
+    /// Of the interval so far; of the last one that had records, while this one has none.
+    fn recent_p95_ms(&self) -> f64 {
+        let p95_ms = latency_quantile_ms(&self.progress.interval_latency, 0.95);
+        if p95_ms > 0.0 { p95_ms } else { self.shown.latency.p95 }
     }
 
     /// Puts `decision` into `step`, with what is to be expected of it.
@@ -579,6 +643,10 @@ impl Job {
     fn executor_seconds(&self) -> f64 {
         (self.executor_seconds.total() - self.executor_seconds_before.unwrap_or(0.0)).max(0.0)
     }
+}
+
+fn within(limits: Limits, executors: u32) -> u32 {
+    executors.clamp(limits.min_executors, limits.max_executors)
 }
 
 /// A figure that only grows, told by an engine that may begin again at zero: a new Spark driver does.

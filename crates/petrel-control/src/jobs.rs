@@ -5,9 +5,9 @@
 //! tick ─▶ jobs that are due ─▶ steps ─▶ one durable transaction ─▶ in force
 //! ```
 
-use crate::check::{check_job_name, check_signal, check_version};
+use crate::check::{check_heartbeat, check_job_name, check_signal, check_version};
 use crate::decision_log::LoggedDecision;
-use crate::error::{ControlError, HeartbeatError, PinError};
+use crate::error::{ControlError, HeartbeatError, PinError, WrongToken};
 use crate::job::{Job, Place, Remembered, Step};
 use crate::jobs_file::{JobRules, JobsFile};
 use crate::jobs_log::{JobChanges, JobsLog, KnownJob};
@@ -31,6 +31,8 @@ const DECISIONS_SHOWN: usize = 10;
 const FORGOTTEN_MS: i64 = 7 * 24 * 3_600_000;
 /// How often it is looked for jobs to forget.
 const FORGET_EVERY_MS: i64 = 60_000;
+/// A clock that jumps further says nothing about silence.
+const HOUR_MS: i64 = 3_600_000;
 /// The golden ratio's fraction spreads any number of jobs evenly over an interval.
 const GOLDEN: f64 = 0.618_033_988_749_895;
 
@@ -52,8 +54,8 @@ pub struct Jobs {
     log: JobsLog,
     recorder: Option<Recorder>,
     jobs: RwLock<BTreeMap<Arc<str>, Arc<Slot>>>,
-    /// For jobs that the file does not name.
-    default_rules: Arc<SharedRules>,
+    /// For jobs that the file does not name, if there may be any.
+    default_rules: Option<Arc<SharedRules>>,
     audiences: Vec<Audience>,
     /// Jobs since the last tick, not in log and schedule yet.
     arrived: Mutex<Vec<Arc<Slot>>>,
@@ -85,10 +87,26 @@ struct Slot {
 }
 
 /// When to look at which job.
-#[derive(Default)]
 struct Schedule {
     due: BinaryHeap<Reverse<(i64, Arc<str>)>>,
     forget_ms: i64,
+    /// When it was last looked.
+    looked_ms: i64,
+}
+
+impl Schedule {
+    /// Nothing waits until a clock that was set back is where it was, and no job is forgotten for the clock's jump.
+    fn follow_clock(&mut self, now_ms: i64) {
+        let jump_ms = now_ms.saturating_sub(self.looked_ms);
+        self.looked_ms = now_ms;
+        if jump_ms < 0 {
+            let due = std::mem::take(&mut self.due).into_iter();
+            self.due = due.map(|Reverse((due_ms, name))| Reverse((due_ms.min(now_ms), name))).collect();
+        }
+        if jump_ms.saturating_abs() > HOUR_MS {
+            self.forget_ms = now_ms + FORGOTTEN_MS;
+        }
+    }
 }
 
 impl Jobs {
@@ -102,7 +120,7 @@ impl Jobs {
         let log = JobsLog::open(&data_dir)?;
         let recorder = record.then(|| Recorder::start(&data_dir)).transpose()?;
         let mut audiences = Vec::new();
-        let default_rules = Arc::new(share(file.rules(None), &mut audiences));
+        let default_rules = file.accepts_unknown().then(|| Arc::new(share(file.rules(None), &mut audiences)));
         let named: Vec<(String, Arc<SharedRules>)> = file
             .names()
             .map(|name| (name.to_string(), Arc::new(share(file.rules(Some(name)), &mut audiences))))
@@ -114,7 +132,8 @@ impl Jobs {
             default_rules,
             audiences,
             arrived: Mutex::default(),
-            schedule: Mutex::new(Schedule { forget_ms: now_ms + FORGET_EVERY_MS, ..Schedule::default() }),
+            // A clock that is wrong after a start is set right within the hour.
+            schedule: Mutex::new(Schedule { due: BinaryHeap::new(), forget_ms: now_ms + HOUR_MS, looked_ms: now_ms }),
             file,
         };
         jobs.take_up(named, now_ms)?;
@@ -134,10 +153,10 @@ impl Jobs {
         for (name, rules) in &named {
             add(name, rules, known.remove(name).unwrap_or_default())?;
         }
-        if self.file.accepts_unknown() {
+        if let Some(rules) = &self.default_rules {
             let room = self.file.max_jobs().saturating_sub(named.len());
             for (name, remembered) in known.into_iter().take(room) {
-                add(&name, &self.default_rules, remembered)?;
+                add(&name, rules, remembered)?;
             }
         }
         Ok(())
@@ -173,11 +192,9 @@ impl Jobs {
         check_version(&heartbeat)?;
         let slot = match self.find(&heartbeat.job) {
             Some(slot) => slot,
-            None => self.newcomer(token, &heartbeat.job, now_ms)?,
+            None => self.newcomer(token, &heartbeat, now_ms)?,
         };
-        if !slot.rules.admits(token) {
-            return Err(HeartbeatError::WrongToken { job: heartbeat.job });
-        }
+        slot.rules.admit(token, &slot.name)?;
         let Some(recorder) = &self.recorder else { return lock(&slot.job).heartbeat(heartbeat, now_ms) };
         let line = record::line("heartbeat", &heartbeat, now_ms);
         let (is_first, desired) = {
@@ -191,14 +208,15 @@ impl Jobs {
         Ok(desired)
     }
 
-    fn newcomer(&self, token: Option<&str>, name: &str, now_ms: i64) -> Result<Arc<Slot>, HeartbeatError> {
+    /// Makes the job of its first heartbeat, unless that will be refused.
+    fn newcomer(&self, token: Option<&str>, heartbeat: &Heartbeat, now_ms: i64) -> Result<Arc<Slot>, HeartbeatError> {
+        let name = heartbeat.job.as_str();
         check_job_name(name)?;
-        if !self.file.accepts_unknown() {
+        let Some(rules) = &self.default_rules else {
             return Err(HeartbeatError::UnknownJob { job: name.to_string() });
-        }
-        if !self.default_rules.admits(token) {
-            return Err(HeartbeatError::WrongToken { job: name.to_string() });
-        }
+        };
+        rules.admit(token, name)?;
+        check_heartbeat(heartbeat, now_ms, now_ms)?;
         let mut jobs = write(&self.jobs);
         if let Some(slot) = jobs.get(name) {
             return Ok(Arc::clone(slot));
@@ -206,7 +224,7 @@ impl Jobs {
         if jobs.len() >= self.file.max_jobs() {
             return Err(HeartbeatError::TooManyJobs { job: name.to_string(), limit: self.file.max_jobs() });
         }
-        let slot = self.slot(name, &self.default_rules, Remembered::default(), jobs.len(), now_ms)?;
+        let slot = self.slot(name, rules, Remembered::default(), jobs.len(), now_ms)?;
         jobs.insert(Arc::clone(&slot.name), Arc::clone(&slot));
         lock(&self.arrived).push(Arc::clone(&slot));
         Ok(slot)
@@ -220,10 +238,12 @@ impl Jobs {
     pub fn signal(&self, signal: Signal, now_ms: i64) -> Result<(), InvalidValue> {
         check_signal(&signal, now_ms)?;
         self.record_signal(&signal, now_ms);
+        let mut heard = Ok(());
         for audience in self.audiences.iter().filter(|audience| audience.listens_to(&signal.gateway)) {
-            lock(&audience.signals).hear(signal.clone(), now_ms)?;
+            // One that has too many gateways does not make the others deaf.
+            heard = heard.and(lock(&audience.signals).hear(signal.clone(), now_ms));
         }
-        Ok(())
+        heard
     }
 
     fn record_signal(&self, signal: &Signal, now_ms: i64) {
@@ -251,9 +271,7 @@ impl Jobs {
         now_ms: i64,
     ) -> Result<DesiredState, PinError> {
         let slot = self.find(job).ok_or_else(|| PinError::UnknownJob { job: job.to_string() })?;
-        if !slot.rules.admits(token) {
-            return Err(PinError::WrongToken { job: job.to_string() });
-        }
+        slot.rules.admit(token, job)?;
         let mut schedule = lock(&self.schedule);
         let totals = lock(&self.audiences[slot.rules.audience].signals).totals(now_ms);
         let step = lock(&slot.job).pin(executors, &totals, now_ms).map_err(ControlError::from)?;
@@ -269,6 +287,7 @@ impl Jobs {
     /// [`ControlError::DecisionLog`] when the decisions cannot be logged; none of them is put in force then.
     pub fn tick(&self, now_ms: i64) -> Result<usize, ControlError> {
         let mut schedule = lock(&self.schedule);
+        schedule.follow_clock(now_ms);
         let mut totals: Vec<Option<Totals>> = vec![None; self.audiences.len()];
         let mut steps = Vec::new();
         let mut looked_at = Vec::new();
@@ -324,7 +343,7 @@ impl Jobs {
             let mut job = lock(&slot.job);
             let has_changed = job.put_in_force(step, now_ms);
             if let Some(recorder) = self.recorder.as_ref().filter(|_| has_changed) {
-                recorder.write(&slot.name, record::line("desired", &job.desired(), now_ms));
+                recorder.desired(&slot.name, &job.desired(), now_ms);
             }
         }
         Ok(())
@@ -360,6 +379,11 @@ impl Jobs {
     /// True when there is no job yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// True when there is `job`.
+    pub fn has(&self, job: &str) -> bool {
+        read(&self.jobs).contains_key(job)
     }
 
     /// Everything that the page of `job` shows; `None` when there is no such job.
@@ -404,10 +428,12 @@ fn share(rules: JobRules, audiences: &mut Vec<Audience>) -> SharedRules {
 }
 
 impl SharedRules {
-    fn admits(&self, token: Option<&str>) -> bool {
-        match &self.token {
-            Some(expected) => token.is_some_and(|token| is_same_secret(expected.as_bytes(), token.as_bytes())),
-            None => true,
+    /// Refuses who does not have the token of `job`.
+    fn admit(&self, token: Option<&str>, job: &str) -> Result<(), WrongToken> {
+        let Some(expected) = &self.token else { return Ok(()) };
+        match token {
+            Some(token) if is_same_secret(expected.as_bytes(), token.as_bytes()) => Ok(()),
+            _ => Err(WrongToken { job: job.to_string() }),
         }
     }
 }

@@ -9,6 +9,8 @@ use std::path::Path;
 
 const MAX_JOBS: usize = 20_000;
 const ROWS_KEPT: u64 = 2_000;
+/// Stands where a token is not shown.
+const SECRET: &str = "***";
 
 /// Settings of many jobs: what holds for all, and what differs for some. Keys are named like the flags of `petrel up`.
 ///
@@ -167,9 +169,7 @@ impl JobsFile {
         if !(hold_s.is_finite() && hold_s >= 0.0) {
             return Err(wrong(InvalidValue::new("scale-down-hold", hold_s, "a number of at least 0")));
         }
-        if rules.token.as_ref().is_some_and(String::is_empty) {
-            return Err(wrong(InvalidValue::new("token", "", "at least one character; leave the key out for none")));
-        }
+        rules.token.as_deref().map_or(Ok(()), check_token).map_err(wrong)?;
         if rules.rows_kept == 0 {
             return Err(wrong(InvalidValue::new("rows-kept", 0, "at least 1")));
         }
@@ -182,6 +182,16 @@ impl Default for JobsFile {
     fn default() -> Self {
         Self { accept_unknown: None, max_jobs: MAX_JOBS, defaults: JobKeys::default(), jobs: BTreeMap::new() }
     }
+}
+
+/// What no HTTP header carries could never be told by a job.
+fn check_token(token: &str) -> Result<(), InvalidValue> {
+    if (1..=1_024).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    let shown = if token.is_empty() { "" } else { SECRET };
+    let expected = "1 to 1024 visible ASCII characters without spaces; leave the key out for none";
+    Err(InvalidValue::new("token", shown, expected))
 }
 
 /// No setting of a policy is negative, and none is "not a number".
@@ -197,11 +207,20 @@ fn check_numbers(place: &str, value: &toml::Value) -> Result<(), InvalidValue> {
     }
 }
 
+/// `line` up to the word token: a secret may follow, with or without quotes.
+fn without_secret(line: &str) -> String {
+    const WORD: &str = "token";
+    match line.to_ascii_lowercase().find(WORD) {
+        Some(at) => format!("{} {SECRET}", &line[..at + WORD.len()]),
+        None => line.to_string(),
+    }
+}
+
 /// The parser's word with the line that it is about.
 fn refused(text: &str, error: &toml::de::Error) -> InvalidValue {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let number = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
-    let line = text.lines().nth(number).unwrap_or_default().trim();
+    let line = without_secret(text.lines().nth(number).unwrap_or_default().trim());
     // What it expects comes last, as in "invalid type: string, expected f64"; not every message says it.
     let message = error.message();
     let expected = message.rsplit_once(", expected ").map_or(message, |(_, expected)| expected);

@@ -1,9 +1,9 @@
 //! What was decided for each of many jobs? One transactional file for all of them, one durable transaction a look.
 
-use crate::decision_log::{Changes, Failure, LoggedDecision, decode, encode, in_one_transaction, with_effect};
+use crate::decision_log::{Changes, Failure, LoggedDecision, Newest, decode, encode, in_one_transaction, with_effect};
 use crate::error::ControlError;
 use crate::job::Remembered;
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,7 +60,8 @@ impl JobsLog {
         Ok(log)
     }
 
-    /// Every job with its last decision.
+    /// Every job with its last decision. Rows that cannot be read are passed over with a warning: one job's must not keep all
+    /// others from being steered.
     pub(crate) fn known(&self) -> Result<Vec<KnownJob>, ControlError> {
         let look = || -> Result<Vec<KnownJob>, Failure> {
             let transaction = self.database.begin_read()?;
@@ -69,10 +70,12 @@ impl JobsLog {
             for entry in jobs.iter()? {
                 let (name, row) = entry?;
                 let name = name.value();
-                let row: JobRow = serde_json::from_slice(row.value()).map_err(|error| Failure(error.to_string()))?;
-                let newest = decisions.range((name, 0)..=(name, u64::MAX))?.next_back().transpose()?;
-                let last = newest.map(|(_, row)| decode(row.value())).transpose()?;
-                known.push(KnownJob { name: name.to_string(), remembered: Remembered { last, pin: row.pin } });
+                let JobRow { pin } = serde_json::from_slice(row.value()).unwrap_or_else(|error| {
+                    tracing::warn!(job = name, %error, "pin passed over: its row cannot be read");
+                    JobRow::default()
+                });
+                let last = newest(&decisions, name)?;
+                known.push(KnownJob { name: name.to_string(), remembered: Remembered { last, pin } });
             }
             Ok(known)
         };
@@ -94,7 +97,7 @@ impl JobsLog {
             }
             for JobChanges { job, changes, rows_kept } in changes {
                 for (id, effect) in &changes.effects {
-                    let row = decisions.get((*job, *id))?.map(|row| with_effect(row.value(), effect)).transpose()?;
+                    let row = decisions.get((*job, *id))?.and_then(|row| with_effect(row.value(), effect));
                     if let Some(row) = row {
                         decisions.insert((*job, *id), row.as_slice())?;
                     }
@@ -127,13 +130,13 @@ impl JobsLog {
         })
     }
 
-    /// Decisions of `job` with numbers from `first` on, at most `limit`.
+    /// Decisions of `job` with numbers from `first` on, of at most `limit` rows; those that cannot be read are left out.
     pub(crate) fn decisions(&self, job: &str, first: u64, limit: usize) -> Result<Vec<LoggedDecision>, ControlError> {
         let look = || -> Result<Vec<LoggedDecision>, Failure> {
             let decisions = self.database.begin_read()?.open_table(DECISIONS)?;
             let mut rows = Vec::new();
             for row in decisions.range((job, first)..=(job, u64::MAX))?.take(limit) {
-                rows.push(decode(row?.1.value())?);
+                rows.extend(decode(row?.1.value()).ok());
             }
             Ok(rows)
         };
@@ -147,6 +150,20 @@ impl JobsLog {
     fn change(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), Failure>) -> Result<(), ControlError> {
         in_one_transaction(&self.database, change).map_err(|failure| self.failed(failure))
     }
+}
+
+fn newest(
+    decisions: &ReadOnlyTable<(&'static str, u64), &'static [u8]>,
+    job: &str,
+) -> Result<Option<LoggedDecision>, Failure> {
+    let mut newest = Newest::of(&job);
+    for row in decisions.range((job, 0)..=(job, u64::MAX))?.rev() {
+        let (key, row) = row?;
+        if newest.takes(key.value().1, row.value()) {
+            break;
+        }
+    }
+    Ok(newest.decision)
 }
 
 fn set_pin(jobs: &mut Table<'_, &'static str, &'static [u8]>, job: &str, pin: Option<u32>) -> Result<(), Failure> {
@@ -167,4 +184,45 @@ fn drop_oldest(
         decisions.remove((job, id))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::followed::tests::row;
+
+    fn decided(id: u64) -> Changes {
+        Changes { decision: Some(row(id, 0, 1_000 * id as i64, 1.0)), ..Changes::default() }
+    }
+
+    fn write(log: &JobsLog, changes: &[(&str, &Changes)]) {
+        let changes: Vec<JobChanges<'_>> =
+            changes.iter().map(|(job, changes)| JobChanges { job, changes, rows_kept: 9 }).collect();
+        log.write(&[Arc::from("a"), Arc::from("b")], &changes).unwrap();
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_passed_over_and_spoils_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = JobsLog::open(folder.path()).unwrap();
+        for id in 1..=3 {
+            write(&log, &[("a", &decided(id)), ("b", &decided(id))]);
+        }
+        let spoil = |transaction: &WriteTransaction| {
+            transaction.open_table(DECISIONS)?.insert(("a", 3), b"{\"id\":null}".as_slice())?;
+            transaction.open_table(JOBS)?.insert("b", b"?".as_slice())?;
+            Ok(())
+        };
+        log.change(spoil).unwrap();
+        let known = log.known().unwrap();
+        let last: Vec<_> = known.iter().map(|job| (job.name.as_str(), job.remembered.last.as_ref().unwrap())).collect();
+        let seen: Vec<_> = last.iter().map(|(name, row)| (*name, row.id, row.time_ms)).collect();
+        assert_eq!(seen, [("a", 3, 2_000), ("b", 3, 3_000)], "numbers never decrease");
+
+        let effect = Changes { effects: vec![(3, "met".to_string())], ..Changes::default() };
+        write(&log, &[("a", &effect), ("b", &effect)]);
+        assert_eq!(log.decisions("b", 3, 9).unwrap()[0].effect, "met");
+        let left: Vec<u64> = log.decisions("a", 1, 9).unwrap().iter().map(|row| row.id).collect();
+        assert_eq!(left, [1, 2]);
+    }
 }

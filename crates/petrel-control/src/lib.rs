@@ -16,11 +16,13 @@
 //!
 //! ```
 //! use petrel_control::{ControlSettings, Controller};
+//! use petrel_core::protocol::{Heartbeat, PROTOCOL_VERSION};
 //!
 //! let folder = tempfile::tempdir()?;
 //! let controller = Controller::start(ControlSettings::new("job", folder.path()), 0)?;
-//! assert_eq!(controller.desired().executors, 1);
-//! assert_eq!(controller.pin(Some(3), 1_000)?.executors, 3);
+//! let beat = Heartbeat { version: PROTOCOL_VERSION, job: "job".to_string(), ..Heartbeat::default() };
+//! assert_eq!(controller.heartbeat(beat, 0)?.executors, 1);
+//! assert_eq!(controller.tick(5_000)?, Some(1), "the number of the first decision");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -44,7 +46,7 @@ mod summary;
 
 pub use controller::Controller;
 pub use decision_log::{DecisionLog, LoggedDecision};
-pub use error::{ControlError, HeartbeatError, PinError};
+pub use error::{ControlError, HeartbeatError, PinError, WrongToken};
 pub use followed::{FollowedDecision, followed};
 pub use jobs::{Jobs, JobsSettings};
 pub use jobs_file::JobsFile;

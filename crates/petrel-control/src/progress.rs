@@ -1,6 +1,7 @@
 //! What have the queries of a job committed, and what can an executor do? Folded from batch reports; pure.
 
-use petrel_core::protocol::{BatchReport, Heartbeat};
+use crate::check::is_ahead;
+use petrel_core::protocol::{BatchReport, Heartbeat, QueryStatus};
 
 /// Queries whose figures are kept.
 pub(crate) const MAX_QUERIES: usize = 64;
@@ -10,6 +11,8 @@ const EWMA_WEIGHT: f64 = 0.2;
 const MIN_RECORDS_FOR_CAPACITY: u64 = 500;
 /// Fixed part of a batch that is assumed until the first one tells, milliseconds.
 const OVERHEAD_PRIOR_MS: f64 = 50.0;
+/// Most that is believed of an executor, records/s: a batch of almost no task time would be an infinite rate.
+const MOST_RECORDS_PER_S: f64 = 1e12;
 
 /// Counts over the batches of one query.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,6 +44,8 @@ impl Sums {
 #[derive(Debug, Clone)]
 struct Query {
     name: String,
+    /// True when the engine no longer has it.
+    is_gone: bool,
     last_committed_ms: i64,
     interval: Sums,
     run: Sums,
@@ -139,6 +144,7 @@ impl Progress {
                 }
                 self.queries.push(Query {
                     name: name.to_string(),
+                    is_gone: false,
                     last_committed_ms: i64::MIN,
                     interval: Sums::default(),
                     run: Sums::default(),
@@ -154,6 +160,31 @@ impl Progress {
         &mut self.queries[index]
     }
 
+    /// The engine has the queries `named`: the others cost nothing any more, what they have committed stays. An engine that
+    /// names none of those that have committed is believed to have them all.
+    pub(crate) fn keep_costs_of(&mut self, named: &[QueryStatus]) {
+        let is_named = |query: &Query| named.iter().any(|status| status.query == query.name);
+        let is_telling = self.queries.iter().any(is_named);
+        for query in &mut self.queries {
+            query.is_gone = is_telling && !is_named(query);
+        }
+    }
+
+    /// No batch is far ahead when it is counted: one that is now would make repeats of all batches until then.
+    pub(crate) fn clock_was_set_back(&mut self, by_ms: i64, now_ms: i64) {
+        self.interval_started_ms -= by_ms;
+        for query in &mut self.queries {
+            if is_ahead(query.last_committed_ms, now_ms) {
+                query.last_committed_ms = now_ms;
+            }
+        }
+    }
+
+    /// The queries that the engine has.
+    fn present(&self) -> impl Iterator<Item = &Query> {
+        self.queries.iter().filter(|query| !query.is_gone)
+    }
+
     /// Begins the next interval.
     pub(crate) fn begin_interval(&mut self, now_ms: i64) {
         self.interval_started_ms = now_ms;
@@ -166,14 +197,14 @@ impl Progress {
     /// Records/s that one executor commits when it is busy all the time: a record costs what all queries together take
     /// for it.
     pub(crate) fn executor_capacity(&self) -> f64 {
-        let seconds_per_record: f64 = self.queries.iter().filter_map(|query| query.records_per_s).map(f64::recip).sum();
+        let seconds_per_record: f64 = self.present().filter_map(|query| query.records_per_s).map(f64::recip).sum();
         if seconds_per_record > 0.0 { seconds_per_record.recip() } else { self.capacity_prior }
     }
 
     /// Work of every batch whatever it reads, executor-seconds, and of a record beyond that, executor-microseconds, of all queries
     /// together; `None` while one of them has not had batches of several sizes.
     pub(crate) fn work(&self) -> Option<(f64, f64)> {
-        let measured = self.queries.iter().filter(|query| query.records_per_s.is_some());
+        let measured = self.present().filter(|query| query.records_per_s.is_some());
         let lines = measured.map(|query| query.work.line()).collect::<Option<Vec<(f64, f64)>>>()?;
         let sum = lines.iter().fold((0.0, 0.0), |sum, line| (sum.0 + line.0, sum.1 + line.1));
         (!lines.is_empty()).then_some((sum.0, 1e6 * sum.1))
@@ -181,12 +212,12 @@ impl Progress {
 
     /// Tasks of a batch by the slots of an executor, of the query with the most; 0 while they were not counted.
     pub(crate) fn tasks(&self) -> f64 {
-        self.queries.iter().map(|query| query.tasks).fold(0.0, f64::max)
+        self.present().map(|query| query.tasks).fold(0.0, f64::max)
     }
 
     /// Part of a batch that more executors do not shorten, milliseconds; that of the slowest query.
     pub(crate) fn overhead_ms(&self) -> f64 {
-        let slowest = self.queries.iter().map(|query| query.overhead_ms).reduce(f64::max);
+        let slowest = self.present().map(|query| query.overhead_ms).reduce(f64::max);
         slowest.unwrap_or(OVERHEAD_PRIOR_MS)
     }
 
@@ -257,7 +288,7 @@ impl Query {
         if batch.task_run_ms > 0.0 && is_settled {
             self.work.add(seen as f64, busy_ms / 1_000.0 / lanes);
         }
-        let measured = seen as f64 * lanes / (busy_ms / 1_000.0);
+        let measured = (seen as f64 * lanes / (busy_ms / 1_000.0)).min(MOST_RECORDS_PER_S);
         let says_more = seen / 2 >= self.largest_batch && self.largest_batch < MIN_RECORDS_FOR_CAPACITY;
         self.records_per_s = Some(match self.records_per_s {
             Some(known) if !says_more => known + EWMA_WEIGHT * (measured - known),

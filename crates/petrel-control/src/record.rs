@@ -9,7 +9,7 @@ use petrel_core::{DesiredState, Limits};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,8 @@ const FILE_BYTES: u64 = 128 * 1024 * 1024;
 const QUEUE_LINES: usize = 16_384;
 const OPEN_FILES: usize = 256;
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Longest name of a job that is the name of its file as well, and most of a longer one that is.
+const NAME_BYTES: usize = 200;
 
 /// How a run was set, for those who read its recording.
 #[derive(Serialize)]
@@ -36,8 +38,17 @@ struct RunLine<'a> {
 struct Message {
     job: Arc<str>,
     line: String,
-    /// True for the line that every file of the job begins with.
-    is_run: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// How the job is set: every file begins with it.
+    Run,
+    /// What is wanted: the last one follows in every file.
+    Desired,
+    /// What was heard.
+    Heard,
 }
 
 /// Writes the recordings of all jobs.
@@ -72,7 +83,7 @@ impl Recorder {
             directory: directory.clone(),
             file_bytes,
             open: HashMap::new(),
-            run_lines: HashMap::new(),
+            heads: HashMap::new(),
             lost: Arc::clone(&lost),
         };
         let thread = std::thread::Builder::new().name("record".to_string());
@@ -89,13 +100,18 @@ impl Recorder {
             slo_p95_ms: settings.slo.p95_ms,
             limits: settings.limits,
         };
-        self.send(job, line("run", &run, now_ms), true);
-        self.write(job, line("desired", desired, now_ms));
+        self.send(job, line("run", &run, now_ms), Kind::Run);
+        self.desired(job, desired, now_ms);
     }
 
-    /// Adds `line` to the recording of `job`.
+    /// Adds what is wanted from now on to the recording of `job`.
+    pub(crate) fn desired(&self, job: &Arc<str>, desired: &DesiredState, now_ms: i64) {
+        self.send(job, line("desired", desired, now_ms), Kind::Desired);
+    }
+
+    /// Adds `line`, which was heard, to the recording of `job`.
     pub(crate) fn write(&self, job: &Arc<str>, line: Option<String>) {
-        self.send(job, line, false);
+        self.send(job, line, Kind::Heard);
     }
 
     /// Lines that were left out so far, because the disk was too slow or failed.
@@ -103,8 +119,8 @@ impl Recorder {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn send(&self, job: &Arc<str>, line: Option<String>, is_run: bool) {
-        let message = line.map(|line| Message { job: Arc::clone(job), line, is_run });
+    fn send(&self, job: &Arc<str>, line: Option<String>, kind: Kind) {
+        let message = line.map(|line| Message { job: Arc::clone(job), line, kind });
         let sent = self.queue.as_ref().zip(message).is_some_and(|(queue, message)| queue.try_send(message).is_ok());
         if !sent {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -127,12 +143,26 @@ struct OpenFile {
     bytes: u64,
 }
 
+impl OpenFile {
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        self.bytes += line.len() as u64;
+        self.file.write_all(line.as_bytes())
+    }
+}
+
+/// The lines that the next file of a job begins with.
+#[derive(Default)]
+struct Head {
+    run: String,
+    desired: String,
+}
+
 /// The writing thread's own.
 struct Files {
     directory: PathBuf,
     file_bytes: u64,
     open: HashMap<Arc<str>, OpenFile>,
-    run_lines: HashMap<Arc<str>, String>,
+    heads: HashMap<Arc<str>, Head>,
     lost: Arc<AtomicU64>,
 }
 
@@ -154,27 +184,30 @@ impl Files {
     }
 
     fn take(&mut self, message: Message) {
-        if message.is_run {
-            self.run_lines.insert(Arc::clone(&message.job), message.line.clone());
-        }
         if self.append(&message).is_err() {
             // The next line tries with a file that is opened anew.
             self.open.remove(&message.job);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
+        match message.kind {
+            Kind::Run => self.heads.entry(message.job).or_default().run = message.line,
+            Kind::Desired => self.heads.entry(message.job).or_default().desired = message.line,
+            Kind::Heard => {}
+        }
     }
 
     fn append(&mut self, message: &Message) -> std::io::Result<()> {
-        let path = self.directory.join(format!("{}.jsonl", file_stem(&message.job)));
+        let stem = file_stem(&message.job);
+        let path = self.directory.join(format!("{stem}.jsonl"));
         if self.open.get(&message.job).is_some_and(|open| open.bytes >= self.file_bytes) {
             if let Some(mut full) = self.open.remove(&message.job) {
                 full.file.flush()?;
             }
-            std::fs::rename(&path, self.directory.join(format!("{}.1.jsonl", file_stem(&message.job))))?;
-            if let Some(run) = self.run_lines.get(&message.job).filter(|_| !message.is_run) {
+            std::fs::rename(&path, self.directory.join(format!("{stem}.1.jsonl")))?;
+            if let Some(head) = self.heads.get(&message.job).filter(|_| message.kind != Kind::Run) {
                 let mut opened = open(&path)?;
-                opened.bytes += run.len() as u64;
-                opened.file.write_all(run.as_bytes())?;
+                opened.write(&head.run)?;
+                opened.write(&head.desired)?;
                 self.open.insert(Arc::clone(&message.job), opened);
             }
         }
@@ -186,8 +219,7 @@ impl Files {
             self.open.insert(Arc::clone(&message.job), open(&path)?);
         }
         if let Some(open) = self.open.get_mut(&message.job) {
-            open.file.write_all(message.line.as_bytes())?;
-            open.bytes += message.line.len() as u64;
+            open.write(&message.line)?;
         }
         Ok(())
     }
@@ -202,16 +234,44 @@ impl Files {
     }
 }
 
+/// Opens a file to append to. A last line that was cut, by a full disk or a kill, goes: the next would become a part of it.
 fn open(path: &Path) -> std::io::Result<OpenFile> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    let bytes = file.metadata()?.len();
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let whole = file.metadata()?.len();
+    let bytes = end_of_last_line(&mut file, whole)?;
+    if bytes < whole {
+        file.set_len(bytes)?;
+    }
     Ok(OpenFile { file: BufWriter::new(file), bytes })
 }
 
-/// The job's name with what may not be in a file's name replaced.
+/// Bytes up to the last end of a line in the first `bytes` of `file`.
+fn end_of_last_line(file: &mut File, bytes: u64) -> std::io::Result<u64> {
+    let mut block = [0_u8; 4_096];
+    let mut end = bytes;
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let part = &mut block[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// The job's name where no other file has it; else what can be of it and, behind a `~` that no other name has, its checksum.
 fn file_stem(job: &str) -> String {
     let allowed = |symbol: char| symbol.is_ascii_alphanumeric() || matches!(symbol, '.' | '_' | '-');
-    job.chars().map(|symbol| if allowed(symbol) { symbol } else { '_' }).collect()
+    let is_rotated = job.ends_with(".1");
+    if job.len() <= NAME_BYTES && job.chars().all(allowed) && !is_rotated {
+        return job.to_string();
+    }
+    let symbols = job.chars().take(NAME_BYTES);
+    let readable: String = symbols.map(|symbol| if allowed(symbol) { symbol } else { '_' }).collect();
+    format!("{readable}~{:08x}", crc32fast::hash(job.as_bytes()))
 }
 
 #[cfg(test)]
@@ -219,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_file_replaces_the_older_one_and_each_begins_with_how_the_job_is_set() {
+    fn a_full_file_replaces_the_older_one_and_each_begins_with_how_the_job_is_set_and_what_was_wanted() {
         let folder = tempfile::tempdir().unwrap();
         let recorder = Recorder::start_with(folder.path(), 2_000).unwrap();
         let job: Arc<str> = Arc::from("a");
@@ -233,7 +293,7 @@ mod tests {
         };
         recorder.begin(&job, &ControlSettings::new("a", folder.path()), &desired, 0);
         for heard_ms in 0..100 {
-            recorder.write(&job, line("desired", &desired, heard_ms));
+            recorder.desired(&job, &desired, heard_ms);
         }
         assert_eq!(recorder.lines_lost(), 0);
         drop(recorder);
@@ -241,17 +301,46 @@ mod tests {
         let (older, newer) = (read("a.1.jsonl"), read("a.jsonl"));
         for text in [&older, &newer] {
             assert!(text.starts_with("{\"heard_ms\":0,\"run\":{\"job\":\"a\""), "{text}");
-            assert!(text.len() < 2_200, "{}", text.len());
+            assert!(text.len() < 2_400, "{}", text.len());
         }
         let last_of_older = older.lines().last().unwrap().to_string();
-        let first_of_newer = newer.lines().nth(1).unwrap().to_string();
+        let (repeated, first_of_newer) = (newer.lines().nth(1).unwrap(), newer.lines().nth(2).unwrap());
+        assert_eq!(repeated, last_of_older, "what was wanted last");
         let heard = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["heard_ms"].as_i64().unwrap();
-        assert_eq!(heard(&first_of_newer), heard(&last_of_older) + 1, "nothing is lost in between");
+        assert_eq!(heard(first_of_newer), heard(&last_of_older) + 1, "nothing is lost in between");
         assert_eq!(heard(newer.lines().last().unwrap()), 99);
     }
 
     #[test]
-    fn names_of_jobs_become_names_of_files() {
-        assert_eq!(file_stem("../smart city/ü-1_2.x"), ".._smart_city__-1_2.x");
+    fn every_job_has_a_file_of_its_own() {
+        for own in ["smart-city", "a_b", "x", "x.2", ".."] {
+            assert_eq!(file_stem(own), own);
+        }
+        let city = "../smart city/ü-1_2.x";
+        assert_eq!(file_stem(city), format!(".._smart_city__-1_2.x~{:08x}", crc32fast::hash(city.as_bytes())));
+        assert_ne!(file_stem("a/b"), file_stem("a b"));
+        assert!(file_stem("x.1").starts_with("x.1~"), "`x.1` would be the older file of `x`");
+        let (long, longer) = (file_stem(&"ü".repeat(128)), file_stem(&"a".repeat(256)));
+        assert!(long.len() < 220 && longer.len() < 220 && file_stem(&"a".repeat(255)) != longer, "{long} {longer}");
+    }
+
+    #[test]
+    fn a_last_line_that_was_cut_goes_before_the_next_is_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        for (left, kept) in [
+            ("one\ntwo\n".to_string(), "one\ntwo\n"),
+            ("one\ntwo".to_string(), "one\n"),
+            (format!("one\n{}", "x".repeat(10_000)), "one\n"),
+            ("x".repeat(10_000), ""),
+            (String::new(), ""),
+        ] {
+            std::fs::write(&path, left).unwrap();
+            let mut opened = open(&path).unwrap();
+            assert_eq!(opened.bytes, kept.len() as u64);
+            opened.write("next\n").unwrap();
+            drop(opened);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{kept}next\n"));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What do the gateways foresee together? Keeps the newest signal of each and adds them up.
 
+use crate::check::is_ahead;
 use petrel_core::live::GatewayView;
 use petrel_core::signal::PatternFeatures;
 use petrel_core::{InvalidValue, Signal};
@@ -65,7 +66,9 @@ pub(crate) struct Signals {
 impl Signals {
     /// Takes a signal that is valid; one that is older than the last of the same gateway is ignored.
     pub(crate) fn hear(&mut self, signal: Signal, now_ms: i64) -> Result<(), InvalidValue> {
-        self.heard.retain(|_, heard| now_ms - heard.heard_ms <= GATEWAY_FORGOTTEN_MS);
+        // One heard in the future, as it seems since the clock was set back, would make the new ones old.
+        let is_kept = |heard_ms: i64| now_ms - heard_ms <= GATEWAY_FORGOTTEN_MS && !is_ahead(heard_ms, now_ms);
+        self.heard.retain(|_, heard| is_kept(heard.heard_ms));
         let known = self.heard.get(&signal.gateway);
         if known.is_some_and(|heard| heard.signal.time_ms >= signal.time_ms) {
             return Ok(());
@@ -111,7 +114,7 @@ impl Signals {
                 }
             }
             totals.arrival_rate += heard.signal.arrival_rate;
-            totals.queued_records += heard.signal.queued_records;
+            totals.queued_records = totals.queued_records.saturating_add(heard.signal.queued_records);
             let own = heard.signal.features;
             let features = &mut totals.features;
             features.velocity += own.velocity;

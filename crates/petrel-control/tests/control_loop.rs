@@ -99,7 +99,10 @@ fn a_forecast_burst_raises_the_executors_and_the_effect_is_written_back() {
     controller.heartbeat(heartbeat(2, START_MS + 8_000, 4, vec![]), START_MS + 8_000).unwrap();
     controller.tick(START_MS + 8_000).unwrap();
     let row = controller.decisions().get(1).unwrap().unwrap();
-    assert!(row.effect.starts_with("4 executors running after 3.0 s"), "{}", row.effect);
+    assert_eq!(
+        row.effect, "4 executors running after 3.0 s, p95 804 ms",
+        "of the interval before: this one has no records"
+    );
 }
 
 /// Wishes executors of another size than the engine has, and says that it did so by chance.
@@ -220,6 +223,43 @@ fn malformed_and_old_signals_do_not_count() {
     assert_eq!(controller.snapshot(START_MS + 20).forecast.unwrap()[0][2], 200.0);
     let later = controller.snapshot(START_MS + 20_000);
     assert_eq!((later.forecast, later.arrival_rate), (None, 0.0), "a silent gateway is left out");
+}
+
+#[test]
+fn a_running_job_is_adopted_and_the_recording_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ControlSettings { record: true, ..ControlSettings::new("job", folder.path()) };
+    let controller = Controller::start(settings, START_MS).unwrap();
+    let beat = Heartbeat { applied_decision: 9, ..heartbeat(1, START_MS, 5, vec![]) };
+    let desired = controller.heartbeat(beat, START_MS).unwrap();
+    assert_eq!((desired.executors, desired.decision_id), (5, 9));
+    drop(controller);
+    let text = std::fs::read_to_string(folder.path().join("record/job.jsonl")).unwrap();
+    let wanted = text
+        .lines()
+        .filter_map(|line| line.split_once("\"executors\":"))
+        .filter(|(start, _)| start.contains("desired"));
+    let wanted: Vec<&str> = wanted.map(|(_, rest)| &rest[..1]).collect();
+    assert_eq!(wanted, ["1", "5"], "{text}");
+}
+
+#[test]
+fn decisions_go_on_at_once_when_the_clock_is_set_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let controller = Controller::start(ControlSettings::new("job", folder.path()), START_MS).unwrap();
+    controller.heartbeat(heartbeat(1, START_MS + 1_000, 1, vec![]), START_MS + 1_000).unwrap();
+    assert_eq!(controller.tick(START_MS + 5_000).unwrap(), Some(1));
+    controller.signal(signal(START_MS + 5_500, 900.0), START_MS + 5_500).unwrap();
+    let set_back_ms = START_MS + 6_000 - 3_600_000;
+    controller.signal(signal(set_back_ms, 700.0), set_back_ms).unwrap();
+    assert_eq!(
+        controller.snapshot(set_back_ms).forecast.unwrap()[0][2],
+        700.0,
+        "the newer signal, though it looks older"
+    );
+    controller.heartbeat(heartbeat(2, set_back_ms, 1, vec![]), set_back_ms).unwrap();
+    assert_eq!(controller.tick(set_back_ms).unwrap(), None);
+    assert_eq!(controller.tick(set_back_ms + 5_000).unwrap(), Some(2), "an interval after the last");
 }
 
 #[test]

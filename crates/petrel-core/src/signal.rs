@@ -12,6 +12,9 @@ pub const QUANTILES: [f64; 3] = [0.1, 0.5, 0.9];
 /// Version of the signal's JSON; a reader refuses any other.
 pub const SIGNAL_VERSION: u32 = 1;
 
+/// Largest rate and feature: sums and squares over any number of gateways stay finite.
+const LARGEST: f64 = 1e12;
+
 /// The seven pattern features of a gateway's arrival series.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PatternFeatures {
@@ -29,6 +32,28 @@ pub struct PatternFeatures {
     pub hour_sin: f64,
     /// Cosine of the hour of day as an angle.
     pub hour_cos: f64,
+}
+
+impl PatternFeatures {
+    fn validate(&self) -> Result<(), InvalidValue> {
+        for (field, value) in [
+            ("features.velocity", self.velocity),
+            ("features.acceleration", self.acceleration),
+            ("features.rolling_mean", self.rolling_mean),
+            ("features.rolling_std", self.rolling_std),
+            ("features.hour_sin", self.hour_sin),
+            ("features.hour_cos", self.hour_cos),
+        ] {
+            if !(-LARGEST..=LARGEST).contains(&value) {
+                return Err(InvalidValue::new(field, value, format!("a number from -{LARGEST:e} to {LARGEST:e}")));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.burst_probability) {
+            let (field, value) = ("features.burst_probability", self.burst_probability);
+            return Err(InvalidValue::new(field, value, "a probability, 0 to 1"));
+        }
+        Ok(())
+    }
 }
 
 /// One gateway's signal, published every second on `petrel/v1/signal/<gateway>`.
@@ -58,8 +83,8 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Refuses a signal of another version, with figures that are not finite and ≥ 0, or with
-    /// crossing quantiles.
+    /// Refuses a signal of another version, with rates outside 0 to 1e12, with features beyond that on
+    /// either side, or with crossing quantiles.
     ///
     /// # Errors
     /// [`InvalidValue`] names the first field that is wrong.
@@ -67,25 +92,21 @@ impl Signal {
         if self.version != SIGNAL_VERSION {
             return Err(InvalidValue::new("version", self.version, SIGNAL_VERSION.to_string()));
         }
-        if !(self.arrival_rate.is_finite() && self.arrival_rate >= 0.0) {
-            return Err(InvalidValue::new("arrival_rate", self.arrival_rate, "a finite rate of at least 0"));
+        let is_rate = |rate: f64| (0.0..=LARGEST).contains(&rate);
+        if !is_rate(self.arrival_rate) {
+            return Err(InvalidValue::new("arrival_rate", self.arrival_rate, format!("a rate from 0 to {LARGEST:e}")));
         }
         for (row, horizon_s) in self.quantiles.iter().zip(HORIZONS_S) {
             let ordered = row.windows(2).all(|pair| pair[0] <= pair[1]);
-            let finite = row.iter().all(|rate| rate.is_finite() && *rate >= 0.0);
-            if !(ordered && finite) {
+            if !(ordered && row.iter().all(|rate| is_rate(*rate))) {
                 return Err(InvalidValue::new(
                     format!("quantiles at {horizon_s} s"),
                     format!("{row:?}"),
-                    "three finite rates of at least 0 in increasing order",
+                    format!("three rates from 0 to {LARGEST:e} in increasing order"),
                 ));
             }
         }
-        let probability = self.features.burst_probability;
-        if !(0.0..=1.0).contains(&probability) {
-            return Err(InvalidValue::new("features.burst_probability", probability, "a probability, 0 to 1"));
-        }
-        Ok(())
+        self.features.validate()
     }
 
     /// The rate at quantile column `column` and `horizon_s` seconds ahead, linear between the
@@ -111,4 +132,51 @@ pub fn rate_at_horizon(quantiles: &[[f64; 3]; 5], column: usize, horizon_s: f64)
         previous = here;
     }
     previous.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut Signal);
+
+    fn signal() -> Signal {
+        Signal {
+            version: SIGNAL_VERSION,
+            gateway: "g1".to_string(),
+            sequence: 1,
+            time_ms: 0,
+            arrival_rate: 1e12,
+            quantiles: [[0.0, 1.0, 1e12]; 5],
+            features: PatternFeatures { velocity: -1e12, rolling_std: 1e12, ..PatternFeatures::default() },
+            queued_records: 0,
+            queued_bytes: 0,
+            throttled: false,
+        }
+    }
+
+    #[test]
+    fn figures_that_sums_and_squares_could_make_infinite_are_refused_by_name() {
+        assert_eq!(signal().validate(), Ok(()));
+        let wrong: [(Change, &str); 6] = [
+            (|signal| signal.arrival_rate = 2e12, "arrival_rate: got `2000000000000`, expected a rate from 0 to 1e12"),
+            (|signal| signal.arrival_rate = f64::NAN, "arrival_rate: got `NaN`, expected a rate from 0 to 1e12"),
+            (
+                |signal| signal.quantiles[1][2] = 1e300,
+                "quantiles at 15 s: got `[0.0, 1.0, 1e300]`, expected three rates from 0 to 1e12 in increasing order",
+            ),
+            (|signal| signal.features.rolling_std = 1e200, "features.rolling_std: got `1000000"),
+            (
+                |signal| signal.features.acceleration = f64::NEG_INFINITY,
+                "features.acceleration: got `-inf`, expected a number from -1e12 to 1e12",
+            ),
+            (|signal| signal.features.burst_probability = 1.5, "features.burst_probability: got `1.5`"),
+        ];
+        for (change, expected) in wrong {
+            let mut changed = signal();
+            change(&mut changed);
+            let error = changed.validate().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
 }

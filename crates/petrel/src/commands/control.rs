@@ -171,7 +171,7 @@ impl JobsSource for Served {
     }
 
     fn decisions(&self, job: &str, first: u64, limit: usize) -> Result<Option<Vec<Value>>, ControllerRefusal> {
-        if self.snapshot(job).is_none() {
+        if !self.jobs.has(job) {
             return Ok(None);
         }
         let rows = self.jobs.decisions(job, first, limit).map_err(|error| refusal(500, &error))?;
