@@ -24,8 +24,8 @@ import pathlib
 import random
 import signal
 import tempfile
-import threading
 import time
+from concurrent import futures
 
 import numpy as np
 
@@ -116,13 +116,13 @@ def cold_sample(application):
     application.release_all()
     asked = time.monotonic()
     # The task waits for the executor, as those of a running batch do.
-    task = threading.Thread(target=application.run_task)
-    application.ask_for(1)
-    task.start()
-    application.wait_for(1)
-    registered_s = time.monotonic() - asked
-    task.join()
-    first_task_s = time.monotonic() - asked
+    with futures.ThreadPoolExecutor(1) as worker:
+        application.ask_for(1)
+        task = worker.submit(application.run_task)
+        application.wait_for(1)
+        registered_s = time.monotonic() - asked
+        task.result()
+        first_task_s = time.monotonic() - asked
     application.release_all()
     return registered_s, first_task_s
 

@@ -213,7 +213,9 @@ class Stage:
         job = SparkJob(self.cluster, directory / "job", self.kafka.brokers, DOMAIN, name=JOB,
                        executors=(executors, least, settings.most_executors),
                        plugin=None if controller is None else Plugin(controller.url), arguments=arguments,
-                       executor_memory=settings.executor_memory, java_options=settings.java_options)
+                       executor_memory=settings.executor_memory, java_options=settings.java_options,
+                       # The commit times of all batches are read when the game is over.
+                       conf={"spark.sql.streaming.fileSink.log.cleanupDelay": "1d"})
         with open(job.directory / "log4j2.properties", "a", encoding="utf-8") as settings_of_log:
             settings_of_log.write(logging)
         return job
@@ -231,7 +233,9 @@ class Stage:
             # A gateway's name is known to Kafka for longer than a game lasts.
             gateways = opened.enter_context(Gateways(directory, f"{tag}-{time.time_ns()}", self.settings.gateways,
                                                      self.kafka.url, self.mosquitto.url))
-            wait_until(lambda: has_begun(job) and has_executors(controller, executors), START_S, "the job and its executors")
+            wait_until(lambda: has_begun(job) and len(self.cluster.executors()) >= executors, START_S, "the job and its executors")
+            if controller is not None:
+                wait_until(lambda: has_executors(controller, executors), START_S, "the executors in a heartbeat")
             yield Running(controller, job, gateways, time.monotonic() - began)
         wait_until(lambda: not self.cluster.executors(), 60.0, "the end of all executors")
 
@@ -278,8 +282,8 @@ def has_begun(job):
 
 
 def has_executors(controller, executors):
-    """Does the job have its first executors? Without a controller the load tells."""
-    return controller is None or (controller.knows(JOB) and controller.job(JOB)["executors_running"] >= executors)
+    """Has the job told its controller of its first executors?"""
+    return controller.knows(JOB) and controller.job(JOB)["executors_running"] >= executors
 
 
 def end_on_terminate():

@@ -170,11 +170,12 @@ def test_seeds_and_players_are_each_named_once():
 
 def test_batch_times_come_from_sparks_own_log_and_empty_batches_do_not_count():
     def progress(records, trigger_ms):
-        return json.dumps({"numInputRows": records, "durationMs": {"triggerExecution": trigger_ms}}, indent=2)
+        return json.dumps({"timestamp": "1970-01-01T00:00:02.500Z", "numInputRows": records,
+                           "durationMs": {"triggerExecution": trigger_ms}}, indent=2)
 
     log = "".join(f"20:00:00 INFO MicroBatchExecution: Streaming query made progress: {one}\n20:00:01 WARN x: y\n"
                   for one in (progress(5, 300), progress(0, 20), progress(7, 310)))
-    assert overhead.batch_times_ms(log) == [300, 310]
+    assert overhead.batch_times(log) == [(2500.0, 300), (2500.0, 310)]
 
 
 def test_the_plugins_account_is_weighted_by_its_heartbeats():

@@ -1,7 +1,7 @@
 //! Which parameters of the world explain the samples? One pass from samples to parameters, so that the bootstrap can repeat it.
 
 use super::cost::{self, CostLaw, Free};
-use super::recording::Run;
+use super::recording::{ExecutorLife, Run};
 use super::sample::Sample;
 use super::startup::{self, FEWEST_STARTS};
 use super::stats::{mean, median, quantile};
@@ -54,7 +54,7 @@ impl Facts {
             executor_hours: runs.iter().map(|run| run.executor_seconds).sum::<f64>() / 3_600.0,
             lost: lives().filter(|life| life.was_lost && life.registered_ms.is_some()).count() as u32,
             failed_starts: lives().filter(|life| life.was_lost && life.registered_ms.is_none()).count() as u32,
-            starts: lives().count() as u32,
+            starts: lives().filter(|life| was_started(life)).count() as u32,
             has_latencies: runs.iter().all(|run| matches!(run.latency_source.as_str(), "" | "observed")),
         }
     }
@@ -64,11 +64,19 @@ impl Facts {
 /// executors that an application begins with.
 const QUICKEST_START_S: f64 = 0.1;
 
+/// Seconds from request to registration; `None` before that.
+fn start_delay_s(life: &ExecutorLife) -> Option<f64> {
+    life.registered_ms.map(|registered_ms| (registered_ms - life.requested_ms) as f64 / 1e3)
+}
+
+/// Whether its start was seen, however that ended.
+fn was_started(life: &ExecutorLife) -> bool {
+    start_delay_s(life).is_none_or(|delay_s| delay_s >= QUICKEST_START_S)
+}
+
 /// Seconds from request to registration of every executor whose request and registration were seen.
 pub(crate) fn start_delays_s(run: &Run) -> Vec<f64> {
-    let delay_s = |registered: i64, requested: i64| (registered - requested) as f64 / 1e3;
-    let delays = run.executors.iter().filter_map(|life| life.registered_ms.map(|at| delay_s(at, life.requested_ms)));
-    delays.filter(|delay_s| *delay_s >= QUICKEST_START_S).collect()
+    run.executors.iter().filter(|life| was_started(life)).filter_map(start_delay_s).collect()
 }
 
 /// Which parameters the samples can tell, and why not the others.
@@ -327,8 +335,13 @@ fn put_costs(
             0.0
         }
     };
+    // The world counts the tasks of one stage, the samples those of all.
+    let stages = match known.tasks {
+        TaskCount::Fixed { tasks, side_by_side } => tasks / side_by_side,
+        TaskCount::Unknown | TaskCount::PerExecutor => 1.0,
+    };
     let start = CostLaw {
-        task_s: base.batch.task_cpu_ms / 1e3,
+        task_s: base.batch.task_cpu_ms / 1e3 / stages,
         record_s: base.batch.record_cpu_us / 1e6,
         shape: [base.batch.contention, base.batch.coherency, base.startup.jit_slowdown, base.startup.jit_decay_s],
     };
@@ -346,11 +359,7 @@ fn put_costs(
         * 1e3
         * table::parallelism(params, executors);
     params.batch.record_cpu_us = (1e6 * law.record_s - coding_us - moving_us).max(1e-3);
-    params.batch.task_cpu_ms = match known.tasks {
-        // The world counts the tasks of one stage.
-        TaskCount::Fixed { tasks, side_by_side } => 1e3 * law.task_s * tasks / side_by_side,
-        _ => 1e3 * law.task_s,
-    };
+    params.batch.task_cpu_ms = 1e3 * law.task_s * stages;
     if known.has_task_run {
         let spread = |sample: &&&Sample| {
             let tasks_per_executor = table::tasks_per_executor(params, sample.executors);

@@ -15,7 +15,8 @@
 //! - stragglers and waves from the time in which tasks ran over that run time;
 //! - start-up from request to registration: the wait for a first task is the world's to add.
 //!
-//! What the recordings cannot tell stays as it is, and is listed. Intervals come from a bootstrap over blocks of batches.
+//! What the recordings cannot tell stays as it is, and is listed. Intervals come from a bootstrap over runs and, within each, over
+//! blocks of batches, so that what differs from run to run is in them.
 
 mod arrivals;
 mod cost;
@@ -58,8 +59,8 @@ impl Default for CalibrationSettings {
 /// Batches that follow each other and are drawn together.
 const BLOCK: usize = 10;
 
-/// Most batches that a replicate looks at; a thousand say as much about an interval's order of magnitude as ten thousand.
-const MOST_PER_REPLICATE: usize = 1_000;
+/// Most batches that a replicate looks at, over all runs. With more than these the intervals are too wide rather than too narrow.
+const MOST_PER_REPLICATE: usize = 2_000;
 
 /// Fewest samples to calibrate on.
 const FEWEST_SAMPLES: usize = 30;
@@ -109,8 +110,9 @@ pub fn calibrate(
     base: &QueueParams,
     settings: &CalibrationSettings,
 ) -> Result<Calibration, InvalidValue> {
-    let samples: Vec<Sample> = runs.iter().flat_map(|run| sample::samples(run, settings.settle_s)).collect();
-    let samples: Vec<&Sample> = samples.iter().collect();
+    let of_runs: Vec<Vec<Sample>> = runs.iter().map(|run| sample::samples(run, settings.settle_s)).collect();
+    let of_runs: Vec<Vec<&Sample>> = of_runs.iter().map(|samples| samples.iter().collect()).collect();
+    let samples: Vec<&Sample> = of_runs.iter().flatten().copied().collect();
     if samples.len() < FEWEST_SAMPLES {
         let expected = format!("at least {FEWEST_SAMPLES} after the first {} s of each driver", settings.settle_s);
         return Err(InvalidValue::new("recorded batches", samples.len(), expected));
@@ -126,8 +128,7 @@ pub fn calibrate(
     let delays: Vec<&f64> = delays_s.iter().collect();
     let mut replicates: Vec<QueueParams> = (0..settings.replicates)
         .map(|_| {
-            let mut drawn = resampler.draw(&samples, BLOCK);
-            drawn.truncate(MOST_PER_REPLICATE);
+            let drawn = resampler.draw_groups(&of_runs, BLOCK, MOST_PER_REPLICATE.div_ceil(runs.len()));
             let delays_s: Vec<f64> = resampler.draw(&delays, 1).into_iter().copied().collect();
             estimate::estimate(&drawn, &delays_s, &facts, &known, &params)
         })

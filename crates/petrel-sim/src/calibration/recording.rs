@@ -308,7 +308,7 @@ struct Gathering {
     header: Option<RunLine>,
     last: Option<Heartbeat>,
     started_ms: i64,
-    first_executor_seconds: f64,
+    executor_seconds: f64,
     spilled_bytes: u64,
     trigger_ms: f64,
     /// Per query: its batches.
@@ -375,7 +375,6 @@ impl Gathering {
         match &self.last {
             None => {
                 self.started_ms = heartbeat.time_ms;
-                self.first_executor_seconds = heartbeat.executor_seconds;
             }
             Some(last) if (heartbeat.attempt, heartbeat.sequence) <= (last.attempt, last.sequence) => return,
             Some(last) if heartbeat.attempt > last.attempt => {
@@ -386,6 +385,11 @@ impl Gathering {
                 }
             }
             Some(_) => {}
+        }
+        if let Some(last) = &self.last {
+            // A new driver counts from nothing.
+            let since_s = heartbeat.executor_seconds - last.executor_seconds;
+            self.executor_seconds += if since_s >= 0.0 { since_s } else { heartbeat.executor_seconds };
         }
         let is_steered = heartbeat.mode == EngineMode::Steered;
         let desired = self.desired.filter(|desired| is_steered && !desired.advice_only);
@@ -514,7 +518,7 @@ impl Gathering {
             executors: self.executors,
             targets: self.targets,
             signals: self.signals,
-            executor_seconds: last.executor_seconds - self.first_executor_seconds,
+            executor_seconds: self.executor_seconds,
             spilled_bytes: self.spilled_bytes,
             storage: self.desired.map(|desired| (desired.tier, desired.codec)),
         })

@@ -43,6 +43,18 @@ impl Resampler {
         ((self.draws.uniform(self.next) * bound as f64) as usize).min(bound - 1)
     }
 
+    /// As many groups as there are, drawn whole, and from each of them `most` items or as many as it has, in blocks of `block`.
+    pub(crate) fn draw_groups<'a, T>(&mut self, groups: &[Vec<&'a T>], block: usize, most: usize) -> Vec<&'a T> {
+        let mut drawn = Vec::new();
+        for _ in 0..groups.len() {
+            let group = &groups[self.below(groups.len())];
+            let mut items = self.draw(group, block);
+            items.truncate(most);
+            drawn.extend(items);
+        }
+        drawn
+    }
+
     /// As many of `items` as there are, in blocks of `block`.
     pub(crate) fn draw<'a, T>(&mut self, items: &[&'a T], block: usize) -> Vec<&'a T> {
         let mut drawn = Vec::with_capacity(items.len() + block);

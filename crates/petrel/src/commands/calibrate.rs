@@ -171,7 +171,10 @@ fn split(records: &[PathBuf], hold_out: &[String]) -> Result<(Vec<PathBuf>, Vec<
     };
     let Some(share) = share else {
         let held: Vec<PathBuf> = hold_out.iter().map(PathBuf::from).collect();
-        let fitted: Vec<PathBuf> = records.iter().filter(|path| !held.contains(path)).cloned().collect();
+        // The same file may be named in several ways.
+        let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+        let held_real: Vec<PathBuf> = held.iter().map(real).collect();
+        let fitted: Vec<PathBuf> = records.iter().filter(|path| !held_real.contains(&real(path))).cloned().collect();
         return if fitted.is_empty() {
             Err(refused("at least one recording left to calibrate on"))
         } else {

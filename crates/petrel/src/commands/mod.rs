@@ -8,6 +8,7 @@ pub(crate) mod edge;
 pub(crate) mod executor;
 pub(crate) mod fleet;
 pub(crate) mod log;
+mod set;
 pub(crate) mod spark;
 pub(crate) mod topics;
 pub(crate) mod train;

@@ -1,5 +1,6 @@
 //! `petrel train`: learns a policy in a simulated world, with everything about the run in one directory.
 
+use super::set::Settings;
 use super::train_online::OnlineArgs;
 use super::world::read_world_params;
 use super::{print, train_online};
@@ -366,23 +367,9 @@ where
     S: Serialize + DeserializeOwned,
     T: Serialize + DeserializeOwned,
 {
-    let not_json = |error: serde_json::Error| InvalidValue::new("--set", error, "a value of the field's kind, as JSON");
-    let mut parts = [serde_json::to_value(settings).map_err(not_json)?, serde_json::to_value(task).map_err(not_json)?];
-    for pair in &args.set {
-        let (field, text) = pair
-            .split_once('=')
-            .ok_or_else(|| InvalidValue::new("--set", pair, "FIELD=VALUE, for example epochs=4"))?;
-        let value = serde_json::from_str(text)
-            .map_err(|error| InvalidValue::new(format!("--set {field}"), text, format!("a value as JSON ({error})")))?;
-        let Some(part) = parts.iter_mut().find(|part| part.get(field).is_some()) else {
-            let fields = parts.iter().filter_map(|part| part.as_object()).flat_map(|map| map.keys().cloned());
-            let allowed = format!("one of {}", fields.collect::<Vec<_>>().join(", "));
-            return Err(InvalidValue::new("--set", field, allowed).into());
-        };
-        part[field] = value;
-    }
-    let [settings, task] = parts;
-    Ok((serde_json::from_value(settings).map_err(not_json)?, serde_json::from_value(task).map_err(not_json)?))
+    let mut parts = Settings::new().with(settings)?.with(task)?;
+    parts.set(&args.set)?;
+    Ok((parts.take()?, parts.take()?))
 }
 
 fn begin(

@@ -2,6 +2,7 @@
 //! judge it on the log and on the twin, promote it or say why not; or roll back.
 
 use super::print;
+use super::set::Settings;
 use super::world::read_world_params;
 use crate::error::CommandError;
 use crate::progress::Steps;
@@ -84,7 +85,9 @@ pub(super) fn run(
         ]));
         return Ok(ExitCode::SUCCESS);
     }
-    let settings = settled(OnlineSettings::default(), set)?;
+    let mut settings = Settings::new().with(OnlineSettings::default())?;
+    settings.set(set)?;
+    let settings: OnlineSettings = settings.take()?;
     let bars = Steps::new(quiet);
     let step = bars.step("Decision log", 1);
     let rows = read_log(&args.data_dir, args.decisions)?;
@@ -197,34 +200,6 @@ fn twin_of(
         twin = twin.with_memory_gb(row.observation.executor_memory_gb.clamp(least_gb, most_gb));
     }
     Ok(twin)
-}
-
-/// The settings after `--set`, whose fields may lie inside of others: improve.horizon=6.
-fn settled(settings: OnlineSettings, set: &[String]) -> Result<OnlineSettings, CommandError> {
-    let not_json = |error: serde_json::Error| InvalidValue::new("--set", error, "a value of the field's kind, as JSON");
-    let mut value = serde_json::to_value(settings).map_err(not_json)?;
-    for pair in set {
-        let (field, text) = pair
-            .split_once('=')
-            .ok_or_else(|| InvalidValue::new("--set", pair, "FIELD=VALUE, for example improve.epochs=4"))?;
-        let given = serde_json::from_str(text)
-            .map_err(|error| InvalidValue::new(format!("--set {field}"), text, format!("a value as JSON ({error})")))?;
-        let Some(place) = value.pointer_mut(&format!("/{}", field.replace('.', "/"))) else {
-            return Err(InvalidValue::new("--set", field, format!("one of {}", fields(&value).join(", "))).into());
-        };
-        *place = given;
-    }
-    Ok(serde_json::from_value(value).map_err(not_json)?)
-}
-
-fn fields(value: &serde_json::Value) -> Vec<String> {
-    let parts = value.as_object().into_iter().flatten();
-    parts
-        .flat_map(|(name, part)| match part.as_object() {
-            Some(inner) => inner.keys().map(|field| format!("{name}.{field}")).collect(),
-            None => vec![name.clone()],
-        })
-        .collect()
 }
 
 /// The log in two figures.
