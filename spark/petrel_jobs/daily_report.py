@@ -19,6 +19,7 @@ if not __package__:  # started as a file: its folder gives way to the one that h
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructField, StructType
 from pyspark.sql.window import Window
 
 FORMATS = ("parquet", "csv", "json")
@@ -31,12 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     settings = parse_arguments(arguments)
     spark = SparkSession.builder.config("spark.sql.session.timeZone", "UTC").getOrCreate()
     try:
-        records = of_day(spark.read.parquet(settings.sink), settings.day).cache()
+        records = of_day(read_sink(spark, settings.sink), settings.day).cache()
         for name, report in (("device_day", device_day(records)), ("area_day", area_day(records))):
             path = f"{settings.report}/{name}/day={settings.day}"
-            # A report has one row for a device: one file is enough.
-            report.coalesce(1).write.mode("overwrite").format(settings.format).options(header=True).save(path)
-            print(f"{path}: {spark.read.format(settings.format).load(path, schema=report.schema).count()} rows")
+            # A report has one row for a device: one file is enough, and memory to count what was written.
+            rows = report.coalesce(1).cache()
+            rows.write.mode("overwrite").format(settings.format).options(header=True).save(path)
+            print(f"{path}: {rows.count()} rows")
     finally:
         spark.stop()
     return 0
@@ -61,6 +63,14 @@ def _day(text: str) -> datetime.date:
         return datetime.date.fromisoformat(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected a day as YYYY-MM-DD, got {text!r}") from error
+
+
+def read_sink(spark: SparkSession, sink: str) -> DataFrame:
+    """The records of all committed files, with the columns of any of them: the job's SQL may have changed between two."""
+    merged = spark.read.option("mergeSchema", True).parquet(sink).schema
+    # A column without NULL in the files that have it would be one that must be in every file.
+    columns = StructType([StructField(column.name, column.dataType) for column in merged])
+    return spark.read.schema(columns).parquet(sink)
 
 
 def of_day(records: DataFrame, day: datetime.date) -> DataFrame:

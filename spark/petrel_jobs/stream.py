@@ -16,11 +16,13 @@ the same job reports and is scaled.
 """
 
 import argparse
+import json
 import logging
 import signal
 import sys
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 if not __package__:  # started as a file: its folder gives way to the one that holds the package
@@ -30,11 +32,16 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming import StreamingQuery
 
 from petrel_jobs import pipeline, topics
+from petrel_jobs.arguments import positive, positive_time_ms, time_ms
 
 QUERIES = ("records", "windows", "alerts", "dead_letter")
 ROCKSDB = "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
 
 log = logging.getLogger("petrel_jobs.stream")
+
+
+class SinkAheadOfCheckpoint(Exception):
+    """The sink has batches that the checkpoint has not."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         queries = start_queries(spark, settings)
         run_until_drained(spark, queries, settings.drain_file, stop_asked)
+    except SinkAheadOfCheckpoint as error:
+        print(f"stream.py: {error}", file=sys.stderr)
+        return 2
     finally:
         spark.stop()
     return 0
@@ -63,28 +73,47 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
+
+    def add_time(flag: str, default: str | None, meaning: str, read: Callable[[str], int] = time_ms) -> None:
+        name = flag.removeprefix("--").replace("-", "_") + "_ms"
+        add(flag, dest=name, type=read, default=default, metavar="TIME", help=meaning)
+
     add("--domain", required=True, choices=topics.DOMAINS, help="whose records, and which SQL")
     add("--brokers", required=True, metavar="HOST:PORT,..", help="Kafka brokers to begin at")
     add("--sink", required=True, metavar="DIR", help="folder or URL of the Parquet files of `records`")
     add("--checkpoint", required=True, metavar="DIR", help="folder or URL of offsets and state; keep it to resume")
     add("--queries", type=_queries, default=",".join(QUERIES), metavar="LIST", help="what to run")
-    add("--trigger", default="1 second", metavar="TIME", help="time between the starts of two micro-batches")
-    add("--lateness", default="5 seconds", metavar="TIME", help="how late a record may be for its windows")
+    add_time("--trigger", "1 second", "time between the starts of two micro-batches")
+    add_time("--lateness", "5 seconds", "how late a record may be for its windows, and how far ahead")
     add("--starting-offsets", default="earliest", metavar="WHERE", help="earliest, latest or JSON; for a new checkpoint")
-    add("--max-offsets", type=_positive, metavar="N", help="most Kafka offsets in one micro-batch of a query")
-    add("--min-partitions", type=_positive, metavar="N", help="split the topic into at least this many tasks")
-    add("--max-tasks", type=_positive, metavar="N", help="merge the topic's partitions into this many tasks of a query")
-    add("--state-partitions", type=_positive, default=4, metavar="N", help="tasks of the windows; fixed by the checkpoint")
-    add("--metadata-trigger", default="10 seconds", metavar="TIME", help="how often to look for new device metadata")
+    add_time("--retention", None, "keep a file of the sink in its log for this long; unset: for ever", positive_time_ms)
+    add("--max-offsets", type=positive, metavar="N", help="most Kafka offsets in one micro-batch of a query")
+    add("--min-partitions", type=positive, metavar="N", help="split the topic into at least this many tasks")
+    add("--max-tasks", type=positive, metavar="N", help="merge the topic's partitions into this many tasks of a query")
+    add("--state-partitions", type=positive, default=4, metavar="N", help="tasks of the windows; fixed by the checkpoint")
+    add_time("--metadata-trigger", "10 seconds", "how often to look for new device metadata")
     add("--no-metadata", action="store_true", help="do without areas and device limits")
     add("--drain-file", type=Path, metavar="FILE", help="when it exists, finish what is in the topics and exit with 0")
-    return parser.parse_args(arguments)
+    settings = parser.parse_args(arguments)
+    topic = topics.raw_topic(settings.domain)
+    if settings.starting_offsets not in ("earliest", "latest") and not _are_offsets(settings.starting_offsets, topic):
+        example = json.dumps({topic: {"0": 17, "1": -2}})
+        parser.error(
+            f"argument --starting-offsets: expected earliest, latest or an offset for each partition of {topic} "
+            f"(-1 is the latest, -2 the earliest), as in '{example}', got {settings.starting_offsets!r}"
+        )
+    return settings
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
+def _are_offsets(text: str, topic: str) -> bool:
+    try:
+        offsets = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(offsets, dict) or list(offsets) != [topic] or not isinstance(offsets[topic], dict):
+        return False
+    partitions = offsets[topic].items()
+    return bool(partitions) and all(number.isdecimal() and type(offset) is int and offset >= -2 for number, offset in partitions)
 
 
 def _queries(text: str) -> list[str]:
@@ -115,6 +144,8 @@ def open_session() -> SparkSession:
 
 def start_queries(spark: SparkSession, settings: argparse.Namespace) -> list[StreamingQuery]:
     """Starts what `--queries` names; each query gets a chain of views of its own."""
+    if "records" in settings.queries:
+        check_sink(spark, settings)
     domain = pipeline.load(settings.domain)
     devices = start_devices(spark, settings)
     spark.conf.set("spark.sql.shuffle.partitions", settings.state_partitions)
@@ -124,7 +155,7 @@ def start_queries(spark: SparkSession, settings: argparse.Namespace) -> list[Str
         if group == "alerts":
             # Only records with "abnormal": true can be alerts; the word is cheaper to look for than JSON is to read.
             incoming = incoming.where("contains(value, 'true')")
-        pipeline.define(spark, domain, incoming, devices, settings.lateness)
+        pipeline.define(spark, domain, incoming, devices, settings.lateness_ms, for_windows=group == "windows")
         if group == "records":
             queries.append(start_records(spark.table("validated"), settings))
         elif group == "windows":
@@ -185,23 +216,43 @@ def start_devices(spark: SparkSession, settings: argparse.Namespace) -> DataFram
         .format("memory")
         .outputMode("complete")
         .option("checkpointLocation", f"{checkpoints}/{uuid.uuid4()}")
-        .trigger(processingTime=settings.metadata_trigger)
+        .trigger(processingTime=f"{settings.metadata_trigger_ms} milliseconds")
         .start()
     )
     query.processAllAvailable()
     return spark.table("devices")
 
 
+def check_sink(spark: SparkSession, settings: argparse.Namespace) -> None:
+    """Raises :class:`SinkAheadOfCheckpoint` when `records` would lose records in this sink.
+
+    Spark's file sink writes nothing for a batch whose number is not above those in its log, because it takes the batch for one
+    that it has written before. A checkpoint is never behind its own sink: a batch is planned before it is written.
+    """
+    checkpoint = f"{settings.checkpoint}/records"
+    in_sink = newest_batch(spark, f"{settings.sink}/_spark_metadata")
+    in_checkpoint = newest_batch(spark, f"{checkpoint}/offsets")
+    if in_sink > in_checkpoint:
+        raise SinkAheadOfCheckpoint(
+            f"the sink {settings.sink} has batches up to number {in_sink}, "
+            f"the checkpoint {checkpoint} {'none' if in_checkpoint < 0 else f'up to number {in_checkpoint}'}: "
+            "Spark would take the next ones for written and lose their records. "
+            "Give the --checkpoint that wrote this sink, or a new --sink with a new --checkpoint"
+        )
+
+
 def start_records(validated: DataFrame, settings: argparse.Namespace) -> StreamingQuery:
     """Accepted records into Parquet files; `_spark_metadata` in the sink names the files that count."""
-    return (
+    writer = (
         validated.writeStream.queryName("records")
         .format("parquet")
         .option("path", settings.sink)
         .option("checkpointLocation", f"{settings.checkpoint}/records")
-        .trigger(processingTime=settings.trigger)
-        .start()
+        .trigger(processingTime=f"{settings.trigger_ms} milliseconds")
     )
+    if settings.retention_ms is not None:
+        writer = writer.option("retention", f"{settings.retention_ms}ms")
+    return writer.start()
 
 
 def start_messages(messages: DataFrame, name: str, settings: argparse.Namespace) -> StreamingQuery:
@@ -212,7 +263,7 @@ def start_messages(messages: DataFrame, name: str, settings: argparse.Namespace)
         .option("kafka.bootstrap.servers", settings.brokers)
         .option("checkpointLocation", f"{settings.checkpoint}/{name}")
         .outputMode("append")
-        .trigger(processingTime=settings.trigger)
+        .trigger(processingTime=f"{settings.trigger_ms} milliseconds")
         .start()
     )
 
@@ -238,6 +289,16 @@ def run_until_drained(
         query.processAllAvailable()
         query.stop()
     log.info("drained")
+
+
+def newest_batch(spark: SparkSession, log: str) -> int:
+    """Number of the newest batch in one of Spark's logs, in whatever file system its URL names; -1 where there is none."""
+    path = spark._jvm.org.apache.hadoop.fs.Path(log)
+    files = path.getFileSystem(spark._jsc.hadoopConfiguration())
+    if not files.exists(path):
+        return -1
+    names = [entry.getPath().getName().removesuffix(".compact") for entry in files.listStatus(path)]
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def delete(spark: SparkSession, folder: str) -> None:

@@ -30,7 +30,7 @@ from .job import Plugin, SparkJob
 from .processes import Process, TestbedError, free_port, started, wait_until
 from .producer import Producer
 from .proxy import Relay
-from .sink import Committed, committed_files, committed_records, committed_table, last_batch
+from .sink import Committed, committed_files, committed_records, committed_table, last_batch, log_changes, log_entries
 
 __all__ = [
     "Committed",
@@ -52,6 +52,8 @@ __all__ = [
     "find_spark",
     "free_port",
     "last_batch",
+    "log_changes",
+    "log_entries",
     "started",
     "wait_until",
 ]

@@ -93,16 +93,6 @@ class CpuLimit:
             self.remove()
             raise TestbedError(f"{self.parent} has no `{quota_file}`: the cpu controller is not available in this control group")
 
-    def throttled_s(self, pid: int) -> float:
-        """For how long the quota has held an executor back so far, seconds."""
-        for line in (self.parent / f"executor-{pid}" / "cpu.stat").read_text().splitlines():
-            name, value = line.split()
-            if name == "throttled_time":
-                return int(value) / 1e9
-            if name == "throttled_usec":
-                return int(value) / 1e6
-        return 0.0
-
     def remove(self) -> None:
         """Removes the groups; the executors must have been ended (the kernel may need a moment to let them go)."""
         deadline = time.monotonic() + 5.0

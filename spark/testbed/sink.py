@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,41 +21,51 @@ from .processes import TestbedError
 IDENTITY = ("device_id", "seq")
 
 
+def log_entries(sink: Path) -> dict[int, Path]:
+    """The entry of each committed batch in the log, oldest first; the time of the file is that of the commit.
+
+    An entry ``N.compact`` repeats what the entries before it say, which Spark deletes after a while.
+    """
+    entries: dict[int, Path] = {}
+    for entry in (sink / "_spark_metadata").glob("[0-9]*"):
+        number = entry.name.removesuffix(".compact")
+        if number.isdigit():
+            entries[int(number)] = entry
+    return dict(sorted(entries.items()))
+
+
+def log_changes(entry: Path) -> Iterator[tuple[str, Path]]:
+    """What one entry says: ``add`` or ``delete``, and the file; :class:`TestbedError` when it says something else.
+
+    For who needs the batches themselves, as a comparison of commit times does; :func:`committed_files` is what counts in the end.
+    """
+    lines = entry.read_text("utf-8").splitlines()
+    if not lines or lines[0] != "v1":
+        raise TestbedError(f"{entry} begins with `{lines[0] if lines else ''}`, expected `v1`")
+    for line in lines[1:]:
+        status = json.loads(line)
+        if status["action"] not in ("add", "delete"):
+            raise TestbedError(f"{entry} has the action `{status['action']}`, expected `add` or `delete`")
+        yield status["action"], Path(urllib.parse.unquote(urllib.parse.urlparse(status["path"]).path))
+
+
 def last_batch(sink: Path) -> int:
     """Number of the last committed batch; -1 before the first."""
-    names = (entry.name.removesuffix(".compact") for entry in (sink / "_spark_metadata").glob("[0-9]*"))
-    return max((int(name) for name in names if name.isdigit()), default=-1)
+    return max(log_entries(sink), default=-1)
 
 
 def committed_files(sink: Path) -> list[Path]:
     """The Parquet files of committed batches, oldest batch first."""
-    log = sink / "_spark_metadata"
-    batches: dict[int, Path] = {}
-    compacted = -1
-    for entry in log.glob("[0-9]*"):
-        name = entry.name.removesuffix(".compact")
-        if not name.isdigit():
-            continue
-        batches[int(name)] = entry
-        if entry.name.endswith(".compact"):
-            compacted = max(compacted, int(name))
+    entries = list(log_entries(sink).values())
+    compacted = [place for place, entry in enumerate(entries) if entry.suffix == ".compact"]
     files: dict[Path, None] = {}
-    for batch in sorted(batches):
-        # A compacted entry holds all before it.
-        if batch < compacted:
-            continue
-        lines = batches[batch].read_text("utf-8").splitlines()
-        if not lines or lines[0] != "v1":
-            raise TestbedError(f"{batches[batch]} begins with `{lines[0] if lines else ''}`, expected `v1`")
-        for line in lines[1:]:
-            entry = json.loads(line)
-            path = Path(urllib.parse.unquote(urllib.parse.urlparse(entry["path"]).path))
-            if entry["action"] == "add":
-                files[path] = None
-            elif entry["action"] == "delete":
-                files.pop(path, None)
+    # A compacted entry holds all before it.
+    for entry in entries[compacted[-1] if compacted else 0 :]:
+        for action, file in log_changes(entry):
+            if action == "add":
+                files[file] = None
             else:
-                raise TestbedError(f"{batches[batch]} has the action `{entry['action']}`, expected `add` or `delete`")
+                files.pop(file, None)
     return list(files)
 
 

@@ -51,6 +51,26 @@ def spark(tmp_path_factory):
 
 
 @pytest.fixture
+def stream(spark, tmp_path):
+    """A stream of text messages; each call of `add` is a micro-batch of its own."""
+    folder = tmp_path / "messages"
+    folder.mkdir()
+
+    class Stream:
+        incoming = spark.readStream.option("maxFilesPerTrigger", 1).text(str(folder))
+        batches = 0
+
+        def add(self, *messages):
+            texts = [message if isinstance(message, str) else json.dumps(message) for message in messages]
+            unfinished = folder / f".{self.batches}"
+            unfinished.write_text("\n".join(texts), encoding="utf-8")
+            unfinished.rename(folder / f"{self.batches}")
+            self.batches += 1
+
+    return Stream()
+
+
+@pytest.fixture
 def define(spark):
     """Defines the views of a domain over messages, which are texts or dictionaries, and a table of devices."""
 
@@ -58,7 +78,7 @@ def define(spark):
         texts = [json.dumps(message) if isinstance(message, dict) else message for message in messages]
         known = devices_as_rows(spark, devices) if devices else pipeline.no_devices(spark)
         loaded = pipeline.load(domain)
-        pipeline.define(spark, loaded, texts_as_rows(spark, texts).select("value"), known, "5 seconds")
+        pipeline.define(spark, loaded, texts_as_rows(spark, texts).select("value"), known, 5_000)
         return loaded
 
     return define_views

@@ -1,32 +1,13 @@
 """What do the views do in a stream: watermark, late records, metadata that comes while the query runs, what is observed?"""
 
 import json
+import time
 
 import pytest
 from conftest import texts_as_rows
 from records import EVENT_TIME, record
 
 from petrel_jobs import pipeline
-
-
-@pytest.fixture
-def stream(spark, tmp_path):
-    """A stream of text messages; each call of `add` is a micro-batch of its own."""
-    folder = tmp_path / "messages"
-    folder.mkdir()
-
-    class Stream:
-        incoming = spark.readStream.option("maxFilesPerTrigger", 1).text(str(folder))
-        batches = 0
-
-        def add(self, *messages):
-            texts = [message if isinstance(message, str) else json.dumps(message) for message in messages]
-            unfinished = folder / f".{self.batches}"
-            unfinished.write_text("\n".join(texts), encoding="utf-8")
-            unfinished.rename(folder / f"{self.batches}")
-            self.batches += 1
-
-    return Stream()
 
 
 def started(spark, rows, name, tmp_path):
@@ -36,7 +17,7 @@ def started(spark, rows, name, tmp_path):
 
 def test_windows_close_by_the_watermark_and_late_records_are_left_out(spark, stream, tmp_path):
     smart_city = pipeline.load("smart-city")
-    pipeline.define(spark, smart_city, stream.incoming, pipeline.no_devices(spark), "5 seconds")
+    pipeline.define(spark, smart_city, stream.incoming, pipeline.no_devices(spark), 5_000, for_windows=True)
     query = started(spark, spark.table("device_10s"), "closed", tmp_path)
     try:
 
@@ -62,9 +43,41 @@ def test_windows_close_by_the_watermark_and_late_records_are_left_out(spark, str
         query.stop()
 
 
+def test_a_clock_that_is_ahead_makes_no_other_device_late_and_its_records_are_kept(spark, stream, tmp_path):
+    """The gateways take what is up to 5 minutes ahead."""
+    smart_city = pipeline.load("smart-city")
+    pipeline.define(spark, smart_city, stream.incoming, pipeline.no_devices(spark), 5_000)
+    records = started(spark, spark.table("validated"), "ahead_records", tmp_path)
+    pipeline.define(spark, smart_city, stream.incoming, pipeline.no_devices(spark), 5_000, for_windows=True)
+    windows = started(spark, spark.table("device_10s"), "ahead_windows", tmp_path)
+
+    def device_at(device, event_time):
+        stream.add(record("smart-city", device_id=device, event_time=event_time))
+        records.processAllAvailable()
+        windows.processAllAvailable()
+
+    try:
+        now_ms = int(time.time() * 1000)
+        # Of a window that is over: the watermark of one record more that is within the lateness closes it.
+        start_ms = now_ms - now_ms % 10_000 - 20_000
+        device_at("in-time", start_ms)
+        device_at("ahead", int(time.time() * 1000) + 240_000)
+        device_at("in-time", start_ms + 9_999)
+        device_at("little-ahead", int(time.time() * 1000) + 4_000)
+        closed = {(row.device_id, row.window_start.timestamp()): row.records for row in spark.table("ahead_windows").collect()}
+        assert closed == {("in-time", start_ms / 1000): 2}
+        operators = [operator for progress in windows.recentProgress for operator in progress["stateOperators"]]
+        assert sum(operator["numRowsDroppedByWatermark"] for operator in operators) == 0
+        kept = sorted(row.device_id for row in spark.table("ahead_records").collect())
+        assert kept == ["ahead", "in-time", "in-time", "little-ahead"]
+    finally:
+        windows.stop()
+        records.stop()
+
+
 def test_a_batch_reports_what_it_saw(spark, stream, tmp_path):
     healthcare = pipeline.load("healthcare")
-    pipeline.define(spark, healthcare, stream.incoming, pipeline.no_devices(spark), "5 seconds")
+    pipeline.define(spark, healthcare, stream.incoming, pipeline.no_devices(spark), 5_000)
     query = started(spark, spark.table("validated"), "kept", tmp_path)
     try:
         good = [record("healthcare", seq=seq, event_time=EVENT_TIME + 10 * seq, abnormal=seq == 7) for seq in range(1, 102)]
@@ -95,7 +108,7 @@ def test_metadata_that_comes_later_is_used_by_the_next_batch(spark, stream, tmp_
     writer = pipeline.newest_metadata(announcements).writeStream.queryName("devices_in_memory").format("memory")
     devices = writer.outputMode("complete").option("checkpointLocation", str(tmp_path / "devices")).start()
     industrial = pipeline.load("industrial")
-    pipeline.define(spark, industrial, stream.incoming, spark.table("devices_in_memory"), "5 seconds")
+    pipeline.define(spark, industrial, stream.incoming, spark.table("devices_in_memory"), 5_000)
     query = started(spark, spark.table("validated"), "machines", tmp_path)
     try:
         steps = [(None, (None, False)), (("hall-01", 9.0), ("hall-01", False)), (("hall-02", 2.0), ("hall-02", True))]

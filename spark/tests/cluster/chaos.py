@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from petrel_jobs.arguments import positive
 from testbed import (
     Controller,
     Kafka,
@@ -200,10 +202,54 @@ class Outcome:
     foreign: int
     batches: int
     seconds: float
+    recoveries: int
+    """How often recovery was waited for: once for each fault and those that followed it at once."""
     longest_recovery_s: float
+    """From the first of such faults, while it is held too, until the job commits and is steered again."""
     median_recovery_s: float
     driver_starts: int
     fallbacks: int
+
+
+def play(
+    stage: Stage,
+    faults: list[Fault],
+    say: Callable[[str], None],
+    begin: float,
+    most_seconds: float,
+    now: Callable[[], float] = time.monotonic,
+) -> tuple[list[Fault], list[float]]:
+    """Has the faults happen; those that did, and the seconds from each fault with those joined to it until recovery.
+
+    Begins no fault later than ``most_seconds`` after ``begin``.
+    """
+    played: list[Fault] = []
+    recoveries: list[float] = []
+    first_fault: float | None = None
+
+    def recover() -> str:
+        nonlocal first_fault
+        stage.wait_for_recovery()
+        recoveries.append(now() - first_fault)
+        first_fault = None
+        return f"recovered after {recoveries[-1]:.1f} s"
+
+    for number, fault in enumerate(faults, 1):
+        if now() - begin > most_seconds:
+            say(f"{now() - begin:7.1f} s  time is over after {len(played)} of {len(faults)} faults")
+            break
+        played.append(fault)
+        if fault.executors is not None:
+            stage.controller.pin(JOB, fault.executors)
+        if first_fault is None:
+            first_fault = now()
+        KINDS[fault.kind](stage, fault)
+        outcome = "the next one at once" if fault.is_joined else recover()
+        pinned = "" if fault.executors is None else f", {fault.executors} executors asked for"
+        say(f"{now() - begin:7.1f} s  {number:3} {fault.kind}: {outcome}, batch {stage.job.last_batch()}{pinned}")
+    if first_fault is not None:
+        say(f"{now() - begin:7.1f} s  {recover()}")
+    return played, recoveries
 
 
 def run(
@@ -219,7 +265,6 @@ def run(
     Begins no fault later than ``most_seconds``; the outcome says how many there were.
     """
     begin = time.monotonic()
-    played: list[Fault] = []
     kafka = Kafka(directory / "kafka")
     cluster = SparkCluster(version, directory / "cluster", cores=MOST_EXECUTORS)
     controller = Controller(directory / "control", JOBS)
@@ -246,26 +291,7 @@ def run(
                 producer.start(RATE)
                 stage.wait_for_recovery()
                 say(f"{time.monotonic() - begin:7.1f} s  the job commits")
-                recoveries = []
-                for number, fault in enumerate(faults, 1):
-                    if time.monotonic() - begin > most_seconds:
-                        say(f"{time.monotonic() - begin:7.1f} s  time is over after {len(played)} of {len(faults)} faults")
-                        break
-                    played.append(fault)
-                    if fault.executors is not None:
-                        controller.pin(JOB, fault.executors)
-                    fault_begin = time.monotonic()
-                    KINDS[fault.kind](stage, fault)
-                    if not fault.is_joined:
-                        stage.wait_for_recovery()
-                    recoveries.append(time.monotonic() - fault_begin)
-                    pinned = "" if fault.executors is None else f", {fault.executors} executors asked for"
-                    joined = ", the next one at once" if fault.is_joined else ""
-                    say(
-                        f"{time.monotonic() - begin:7.1f} s  {number:3} {fault.kind}: over after {recoveries[-1]:.1f} s, "
-                        f"batch {job.last_batch()}{pinned}{joined}"
-                    )
-                stage.wait_for_recovery()
+                played, recoveries = play(stage, faults, say, begin, most_seconds)
                 producer.stop()
                 job.drain(RECOVERY_S)
         except TestbedError as error:
@@ -285,17 +311,12 @@ def run(
             foreign=committed.foreign,
             batches=job.last_batch() + 1,
             seconds=round(time.monotonic() - begin, 1),
+            recoveries=len(recoveries),
             longest_recovery_s=round(max(recoveries, default=0.0), 1),
-            median_recovery_s=round(sorted(recoveries)[len(recoveries) // 2], 1) if recoveries else 0.0,
+            median_recovery_s=round(statistics.median(recoveries), 1) if recoveries else 0.0,
             driver_starts=job.process.starts,
             fallbacks=log.count("Petrel: fallback"),
         )
-
-
-def positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
 
 
 def main() -> int:
