@@ -5,14 +5,17 @@ is the commit time of the batch's records. Files that no entry names are left ov
 """
 
 import dataclasses
-import json
 import pathlib
-import urllib.parse
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "spark"))
+
+from testbed.sink import log_changes, log_entries  # noqa: E402 (found by the line above)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,31 +45,15 @@ class Records:
 
 def committed_batches(sink):
     """The batches of `_spark_metadata`, oldest first."""
-    folder = pathlib.Path(sink) / "_spark_metadata"
-    entries = {}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        number = path.name.removesuffix(".compact")
-        if number.isdigit():
-            entries[int(number)] = path
     batches, seen = [], set()
-    for number, path in sorted(entries.items()):
+    for number, entry in log_entries(pathlib.Path(sink)).items():
         if number != len(batches):
-            raise ValueError(f"{folder}: the entry of batch {len(batches)} is gone, so its commit time is not known")
+            raise ValueError(f"{entry.parent}: the entry of batch {len(batches)} is gone, so its commit time is not known")
         # A compacted entry repeats the files of all batches before it.
-        files = [file for file in _added(path) if file not in seen]
+        files = [file for action, file in log_changes(entry) if action == "add" and file not in seen]
         seen.update(files)
-        batches.append(Batch(number, path.stat().st_mtime_ns / 1e6, tuple(files)))
+        batches.append(Batch(number, entry.stat().st_mtime_ns / 1e6, tuple(files)))
     return batches
-
-
-def _added(entry):
-    lines = entry.read_text(encoding="utf-8").splitlines()
-    if not lines or lines[0] != "v1":
-        raise ValueError(f"{entry}: got `{lines[0] if lines else ''}` in the first line, expected `v1`")
-    for line in lines[1:]:
-        status = json.loads(line)
-        if status["action"] == "add":
-            yield pathlib.Path(urllib.parse.unquote(urllib.parse.urlsplit(status["path"]).path))
 
 
 def read(sink):
