@@ -59,3 +59,33 @@ fn fields(settings: &Value) -> Vec<String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use petrel_learn::online::OnlineSettings;
+
+    fn set(text: &str) -> Result<OnlineSettings, InvalidValue> {
+        let mut settings = Settings::new().with(OnlineSettings::default())?;
+        settings.set(&[text.to_string()])?;
+        settings.take()
+    }
+
+    #[test]
+    fn a_setting_inside_of_another_is_reached_by_its_path() {
+        assert_eq!(set("improve.horizon=6").unwrap().improve.horizon, 6);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_answered_with_what_is_expected() {
+        for (text, start, expected) in [
+            ("horizon=6", "--set: got `horizon`", "improve.horizon"),
+            ("improve.horizon", "--set: got `improve.horizon`", "FIELD=VALUE"),
+            ("improve.horizon=six", "--set improve.horizon: got `six`", "a value as JSON"),
+            ("improve.horizon=\"six\"", "--set: got `invalid type", "a value of the field's kind"),
+        ] {
+            let error = set(text).unwrap_err().to_string();
+            assert!(error.starts_with(start) && error.contains(expected), "{text}: {error}");
+        }
+    }
+}

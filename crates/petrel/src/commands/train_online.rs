@@ -243,16 +243,3 @@ fn verdict_text(verdict: &Verdict, manifest: &Manifest, learned_from: &LearnedFr
     }
     text
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_setting_inside_of_another_is_reached_by_its_path_and_a_wrong_one_is_answered_with_all() {
-        let set = |text: &str| settled(OnlineSettings::default(), &[text.to_string()]);
-        assert_eq!(set("improve.horizon=6").ok().map(|settings| settings.improve.horizon), Some(6));
-        let text = set("horizon=6").err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(text.starts_with("--set: got `horizon`") && text.contains("improve.horizon"), "{text}");
-    }
-}

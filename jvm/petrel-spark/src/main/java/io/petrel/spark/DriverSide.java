@@ -27,8 +27,11 @@ final class DriverSide implements DriverPlugin {
 
   private static final int LONGEST_REPLY_MS = 5_000;
 
+  /** How long the application's end may wait for what is asked of the cluster. */
+  private static final long LAST_STEP_MS = 1_000;
+
   private final SparingLog log = new SparingLog();
-  private final Queries queries = new Queries();
+  private final Queries queries = new Queries(log);
 
   /** One step at a time; a newer wish takes the place of one that has not begun. */
   private final ThreadPoolExecutor scaling =
@@ -71,7 +74,7 @@ final class DriverSide implements DriverPlugin {
       return;
     }
     try {
-      steering = new Steering(context, executors, settings.shrink(), settings.hold());
+      steering = new Steering(context, executors, settings.shrink(), settings.hold(), log);
       int timeoutMs = (int) Math.min(LONGEST_REPLY_MS, settings.silenceMs() / 2);
       Controller controller = new Controller(settings.controller(), settings.token(), timeoutMs);
       String engine = "spark " + context.version();
@@ -100,14 +103,16 @@ final class DriverSide implements DriverPlugin {
   @Override
   public void shutdown() {
     try {
+      applicationEnds();
       if (sender != null) {
         sender.stop();
       }
-      scaling.shutdownNow();
     } catch (InterruptedException end) {
       Thread.currentThread().interrupt();
     } catch (Throwable surprise) {
       log.warn("shutdown", "could not end in order", surprise);
+    } finally {
+      endScaling();
     }
   }
 
@@ -115,6 +120,27 @@ final class DriverSide implements DriverPlugin {
   private void applicationEnds() {
     if (steering != null) {
       steering.stop();
+      scaling.execute(this::lastStep);
     }
+  }
+
+  private void lastStep() {
+    try {
+      steering.carryOn(System.currentTimeMillis());
+    } catch (Throwable surprise) {
+      log.warn("shutdown", "could not end in order", surprise);
+    }
+  }
+
+  private void endScaling() {
+    scaling.shutdown();
+    try {
+      if (scaling.awaitTermination(LAST_STEP_MS, TimeUnit.MILLISECONDS)) {
+        return;
+      }
+    } catch (InterruptedException end) {
+      Thread.currentThread().interrupt();
+    }
+    scaling.shutdownNow();
   }
 }

@@ -61,7 +61,7 @@ final class Reporter {
             Heartbeat.VERSION,
             settings.job(),
             attempt,
-            sequence++,
+            ++sequence,
             nowMs,
             executors.statuses(),
             batches.entries(),

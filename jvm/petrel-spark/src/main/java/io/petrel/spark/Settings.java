@@ -4,6 +4,7 @@ import io.petrel.spark.scaling.Shrink;
 import java.net.MalformedURLException;
 import java.net.URI;
 import java.net.URL;
+import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.Locale;
 import org.apache.spark.SparkConf;
@@ -36,16 +37,19 @@ record Settings(
 
   private static final String HEARTBEAT_PATH = "/api/v1/heartbeat";
   private static final long LEAST_HEARTBEAT_MS = 100;
+  private static final long MOST_HEARTBEAT_MS = 30_000;
+  private static final int MOST_JOB_BYTES = 256;
+  private static final double LEAST_CPU = 0.001;
 
   /**
    * Reads {@code spark.petrel.*} and what Spark's own settings say about executors.
    *
-   * @throws IllegalArgumentException naming the setting, its value and what is expected
+   * @throws IllegalArgumentException naming the setting, its value unless that is secret, and what is expected
    */
   static Settings of(SparkConf conf) {
     long heartbeatMs = conf.getTimeAsMs("spark.petrel.heartbeat", "1s");
-    if (heartbeatMs < LEAST_HEARTBEAT_MS) {
-      throw invalid(conf, "spark.petrel.heartbeat", "at least " + LEAST_HEARTBEAT_MS + "ms");
+    if (heartbeatMs < LEAST_HEARTBEAT_MS || heartbeatMs > MOST_HEARTBEAT_MS) {
+      throw invalid(conf, "spark.petrel.heartbeat", LEAST_HEARTBEAT_MS + "ms to " + MOST_HEARTBEAT_MS + "ms");
     }
     long silenceMs = conf.getTimeAsMs("spark.petrel.silence", "15s");
     if (silenceMs < 2 * heartbeatMs) {
@@ -53,8 +57,8 @@ record Settings(
     }
     return new Settings(
         controller(conf),
-        conf.get("spark.petrel.token", null),
-        conf.get("spark.petrel.job", conf.get("spark.app.name")),
+        token(conf),
+        job(conf),
         heartbeatMs,
         silenceMs,
         oneOf(conf, "spark.petrel.fallback", List.of("dynamic-allocation", "hold")).equals("hold"),
@@ -79,14 +83,33 @@ record Settings(
     throw invalid(conf, "spark.petrel.url", expected);
   }
 
+  /** Not in the message of an error: what is wrong with it must not make it public. */
+  private static String token(SparkConf conf) {
+    String token = conf.get("spark.petrel.token", "").strip();
+    if (!token.chars().allMatch(character -> character > ' ' && character <= '~')) {
+      throw new IllegalArgumentException("spark.petrel.token: expected visible ASCII characters");
+    }
+    return token.isEmpty() ? null : token;
+  }
+
+  private static String job(SparkConf conf) {
+    String setting = conf.contains("spark.petrel.job") ? "spark.petrel.job" : "spark.app.name";
+    String job = conf.get(setting, "");
+    int bytes = job.getBytes(StandardCharsets.UTF_8).length;
+    if (bytes < 1 || bytes > MOST_JOB_BYTES || job.chars().anyMatch(Character::isISOControl)) {
+      throw invalid(conf, setting, "a job's name, 1 to " + MOST_JOB_BYTES + " bytes without control characters");
+    }
+    return job;
+  }
+
   private static Double executorCpu(SparkConf conf) {
     String setting = "spark.petrel.executor.cpu";
     if (!conf.contains(setting)) {
       return null;
     }
     double cores = conf.getDouble(setting, 0.0);
-    if (!(cores > 0.0 && cores <= 1024.0)) {
-      throw invalid(conf, setting, "cores, more than 0 and at most 1024");
+    if (!(cores >= LEAST_CPU && cores <= 1024.0)) {
+      throw invalid(conf, setting, "cores, " + LEAST_CPU + " to 1024");
     }
     return cores;
   }

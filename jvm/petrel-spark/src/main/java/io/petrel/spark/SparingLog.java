@@ -1,7 +1,7 @@
 package io.petrel.spark;
 
+import java.util.HashMap;
 import java.util.Map;
-import java.util.concurrent.ConcurrentHashMap;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -10,7 +10,7 @@ public final class SparingLog {
   private static final Logger LOG = LoggerFactory.getLogger(SparingLog.class);
   private static final long PAUSE_NS = 60_000_000_000L;
 
-  private final Map<String, Long> lastNs = new ConcurrentHashMap<>();
+  private final Map<String, Long> lastNs = new HashMap<>();
 
   /** Warns with a message in which all that matters is said. */
   public void warn(String kind, String message) {
@@ -26,15 +26,13 @@ public final class SparingLog {
     }
   }
 
-  private boolean due(String kind) {
+  private synchronized boolean due(String kind) {
     long nowNs = System.nanoTime();
-    boolean[] due = {false};
-    lastNs.compute(
-        kind,
-        (unused, last) -> {
-          due[0] = last == null || nowNs - last >= PAUSE_NS;
-          return due[0] ? (Long) nowNs : last;
-        });
-    return due[0];
+    Long last = lastNs.get(kind);
+    if (last != null && nowNs - last < PAUSE_NS) {
+      return false;
+    }
+    lastNs.put(kind, nowNs);
+    return true;
   }
 }

@@ -1,6 +1,7 @@
 package io.petrel.spark;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.databind.JsonNode;
@@ -74,6 +75,8 @@ class PluginTest {
     query.stop();
     // Two are wanted; Spark's dynamic allocation is at work again and finds one too many without tasks.
     controller.await("one idle executor less", mode("advised").and(beat -> running(beat) == 1));
+    spark.stop();
+    assertFalse(Thread.getAllStackTraces().keySet().stream().anyMatch(PluginTest::allocates), "dynamic allocation ended");
   }
 
   @Test
@@ -86,6 +89,7 @@ class PluginTest {
   void withoutExecutorsToScaleTheQueryIsReported() throws Exception {
     spark = session("local[1]");
     controller.want(3, false);
+    assertEquals(1, controller.await("the first heartbeat", heard -> true).get("sequence").asLong());
     query();
     JsonNode beat = controller.await("a batch", heard -> heard.get("batches").size() > 0);
     assertEquals(0, beat.get("executors").size());
@@ -137,6 +141,10 @@ class PluginTest {
 
   private static boolean tellsOfTheSecondDecision(JsonNode heartbeat) {
     return heartbeat.get("outcomes").findValues("decision_id").stream().anyMatch(id -> id.asInt() == 2);
+  }
+
+  private static boolean allocates(Thread thread) {
+    return thread.getName().startsWith("spark-dynamic-executor-allocation");
   }
 
   private static boolean anyOutcome(JsonNode heartbeat) {

@@ -7,10 +7,12 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.petrel.spark.scaling.Shrink;
+import java.util.List;
 import org.apache.spark.SparkConf;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 
 class SettingsTest {
   @Test
@@ -40,17 +42,43 @@ class SettingsTest {
     "spark.petrel.url, ftp://controller",
     "spark.petrel.url, http://",
     "spark.petrel.url, http://a b",
+    "spark.petrel.job, ''",
     "spark.petrel.heartbeat, 10ms",
+    "spark.petrel.heartbeat, 31s",
     "spark.petrel.silence, 1s",
     "spark.petrel.fallback, maybe",
     "spark.petrel.shrink, Idle",
     "spark.petrel.executor.cpu, 0",
+    "spark.petrel.executor.cpu, 0.0009",
     "spark.petrel.executor.cpu, NaN"
   })
   void aWrongSettingIsNamedWithItsValueAndWhatIsExpected(String setting, String value) {
     SparkConf conf = conf().set(setting, value);
     IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> Settings.of(conf));
     assertTrue(refused.getMessage().startsWith(setting + " '" + value + "': expected "), refused.getMessage());
+  }
+
+  @Test
+  void aJobsNameFitsTheProtocol() {
+    assertEquals("ä".repeat(128), Settings.of(conf().set("spark.petrel.job", "ä".repeat(128))).job());
+    for (String name : List.of("ä".repeat(129), "two\nlines")) {
+      SparkConf conf = conf().set("spark.petrel.job", name);
+      assertThrows(IllegalArgumentException.class, () -> Settings.of(conf), name);
+    }
+  }
+
+  @Test
+  void aTokenIsStrippedAndAnEmptyOneIsNone() {
+    assertEquals("s3cret~", Settings.of(conf().set("spark.petrel.token", " s3cret~\n")).token());
+    assertNull(Settings.of(conf().set("spark.petrel.token", " ")).token());
+  }
+
+  @ParameterizedTest
+  @ValueSource(strings = {"two words", "two\nlines", "gehe\u00efm"})
+  void aWrongTokenIsRefusedWithoutBeingTold(String token) {
+    SparkConf conf = conf().set("spark.petrel.token", token);
+    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> Settings.of(conf));
+    assertEquals("spark.petrel.token: expected visible ASCII characters", refused.getMessage());
   }
 
   private static SparkConf conf() {

@@ -13,7 +13,7 @@ package io.petrel.spark.protocol;
 public record DesiredState(int version, long decisionId, int executors, String tier, String codec, boolean adviceOnly) {
 
   /** More executors than this in one application are a mistake, not a wish. */
-  private static final int MOST_EXECUTORS = 100_000;
+  private static final int MOST_EXECUTORS = 10_000;
 
   /**
    * Checks what came over the network. No executors at all would stop the job for good, so that is not accepted either.

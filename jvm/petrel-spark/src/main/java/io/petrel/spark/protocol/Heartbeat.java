@@ -8,7 +8,7 @@ import java.util.List;
  * @param version {@link #VERSION}
  * @param job name of the job
  * @param attempt start of this driver, milliseconds since the Unix epoch
- * @param sequence increases by one with every heartbeat of an attempt
+ * @param sequence counts the heartbeats of an attempt, from 1
  * @param timeMs when it was made, milliseconds since the Unix epoch
  * @param executors executors in every phase
  * @param batches batches since the last acknowledged heartbeat, oldest first

@@ -15,4 +15,7 @@ interface Cluster {
 
   /** Gives the executors no new tasks any more, and says which heard that. */
   List<String> drain(List<String> executors);
+
+  /** Those of the executors that the scheduler does not know any more. */
+  List<String> unknown(List<String> executors);
 }

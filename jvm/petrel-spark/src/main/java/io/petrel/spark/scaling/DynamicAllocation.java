@@ -13,9 +13,9 @@ import scala.Option;
 
 /**
  * Is Spark's own dynamic allocation at work? Two would pull at the same executors, so it rests while the controller steers, and
- * a new one takes over when the controller is gone: Spark's cannot be started a second time. Used by one thread.
+ * a new one takes over when the controller is gone: Spark's cannot be started a second time.
  */
-final class DynamicAllocation {
+final class DynamicAllocation implements Allocation {
   private final SparkContext context;
   private final boolean configured;
   private ExecutorAllocationManager own;
@@ -27,12 +27,13 @@ final class DynamicAllocation {
     this.atWork = configured;
   }
 
-  boolean atWork() {
+  @Override
+  public boolean atWork() {
     return atWork;
   }
 
-  /** Executors that it has asked the cluster for; empty while it does not work, or has not asked yet. */
-  OptionalInt target() {
+  @Override
+  public OptionalInt target() {
     if (!atWork) {
       return OptionalInt.empty();
     }
@@ -42,8 +43,8 @@ final class DynamicAllocation {
     return target.isEmpty() ? OptionalInt.empty() : OptionalInt.of((Integer) target.get());
   }
 
-  /** Ends its work; nothing happens when it does not work. */
-  void pause() {
+  @Override
+  public void pause() {
     if (!atWork) {
       return;
     }
@@ -51,33 +52,47 @@ final class DynamicAllocation {
     if (own == null) {
       context.executorAllocationManager().get().stop();
     } else {
-      own.stop();
-      context.listenerBus().removeListener(own.listener());
-      context.listenerBus().removeListener(own.executorMonitor());
+      ExecutorAllocationManager ending = own;
       own = null;
+      context.listenerBus().removeListener(ending.listener());
+      context.listenerBus().removeListener(ending.executorMonitor());
+      ending.stop();
     }
   }
 
-  /** Begins its work with the executors that are there; nothing happens when it works already or was never configured. */
-  void resume(List<SparkListenerExecutorAdded> executors) {
+  @Override
+  public void resume(List<SparkListenerExecutorAdded> executors) {
     if (atWork || !configured) {
       return;
     }
     SparkConf conf = context.conf().clone();
     // Its first request is for the initial executors: those that are there shall stay until it finds them idle.
     conf.set("spark.dynamicAllocation.initialExecutors", Integer.toString(executors.size()));
+    conf.remove("spark.executor.instances");
     own =
         new ExecutorAllocationManager(
             (ExecutorAllocationClient) context.schedulerBackend(),
             context.listenerBus(),
             conf,
-            context.cleaner(),
+            // The monitor of Spark's own stays with the cleaner, and passes on to all what that says.
+            Option.empty(),
             new SystemClock(),
             context.resourceProfileManager(),
             context.shuffleDriverComponents().supportsReliableStorage());
-    own.start();
     // It has missed their arrival and would never find those idle that get no task from now on.
     executors.forEach(own.executorMonitor()::onExecutorAdded);
+    // Its thread and listeners are there even if its first request fails.
     atWork = true;
+    own.start();
+  }
+
+  @Override
+  public int bounded(int executors) {
+    if (!configured) {
+      return executors;
+    }
+    int least = context.conf().getInt("spark.dynamicAllocation.minExecutors", 0);
+    int most = context.conf().getInt("spark.dynamicAllocation.maxExecutors", Integer.MAX_VALUE);
+    return Math.max(least, Math.min(most, executors));
   }
 }

@@ -7,6 +7,8 @@ import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.Predicate;
+import org.apache.spark.resource.ResourceProfile;
 import org.apache.spark.scheduler.SparkListenerExecutorAdded;
 import org.apache.spark.scheduler.cluster.ExecutorInfo;
 
@@ -26,6 +28,7 @@ public final class Executors {
   private final StartupDelays startupDelays = new StartupDelays();
   private int target = -1;
   private double releasedS;
+  private double mostExecutorSeconds;
 
   private static final class Executor {
     final long id;
@@ -34,7 +37,7 @@ public final class Executors {
     final ExecutorInfo info;
     Long firstTaskMs;
     int runningTasks;
-    boolean draining;
+    Long drainingSinceMs;
     ExecutorUsage usage;
 
     Executor(long id, long requestedMs, long registeredMs, ExecutorInfo info) {
@@ -44,12 +47,16 @@ public final class Executors {
       this.info = info;
     }
 
+    boolean draining() {
+      return drainingSinceMs != null;
+    }
+
     ExecutorStatus status(int cpusPerTask) {
       int cores = info.totalCores();
       return new ExecutorStatus(
           id,
           null,
-          draining ? ExecutorPhase.DRAINING : ExecutorPhase.RUNNING,
+          draining() ? ExecutorPhase.DRAINING : ExecutorPhase.RUNNING,
           requestedMs,
           registeredMs,
           firstTaskMs,
@@ -72,10 +79,10 @@ public final class Executors {
     reconcile(nowMs);
   }
 
-  /** An executor registered with the driver. */
+  /** An executor registered with the driver. One of another resource profile than the default one is left alone. */
   public synchronized void registered(String executor, ExecutorInfo info, long timeMs) {
     Long id = number(executor);
-    if (id == null) {
+    if (id == null || info.resourceProfileId() != ResourceProfile.DEFAULT_RESOURCE_PROFILE_ID()) {
       return;
     }
     long unaskedMs = timeMs - startMs < INITIAL_MS ? startMs : timeMs;
@@ -89,7 +96,7 @@ public final class Executors {
     Executor gone = id == null ? null : alive.remove(id);
     if (gone != null) {
       releasedS += seconds(gone.requestedMs, timeMs);
-      reconcile(timeMs);
+      requests.setOpenAfterLoss(missing(), timeMs);
     }
   }
 
@@ -119,14 +126,14 @@ public final class Executors {
     }
   }
 
-  /** A job began that runs these stages. */
-  public synchronized void jobStarted(int job, List<Integer> stages) {
-    mapOutputs.jobStarted(job, stages);
+  /** A job began that runs these stages, as a part of {@code work}: of an SQL execution, or alone. */
+  public synchronized void jobStarted(String work, List<Integer> stages) {
+    mapOutputs.jobStarted(work, stages);
   }
 
-  /** A job ended. */
-  public synchronized void jobEnded(int job) {
-    mapOutputs.jobEnded(job);
+  /** All jobs of {@code work} have ended. */
+  public synchronized void workEnded(String work) {
+    mapOutputs.workEnded(work);
   }
 
   /** A map task of a stage left its output on an executor. */
@@ -147,7 +154,7 @@ public final class Executors {
     for (String executor : executors) {
       Executor leaving = find(executor);
       if (leaving != null) {
-        leaving.draining = true;
+        leaving.drainingSinceMs = nowMs;
       }
     }
     reconcile(nowMs);
@@ -163,10 +170,20 @@ public final class Executors {
     return candidates(true);
   }
 
+  /** Executors that get no new tasks since {@code timeMs} or longer. */
+  synchronized List<String> drainingSince(long timeMs) {
+    return ids(executor -> executor.draining() && executor.drainingSinceMs <= timeMs);
+  }
+
+  /** Executors that registered at {@code timeMs} or earlier. */
+  synchronized List<String> registeredUntil(long timeMs) {
+    return ids(executor -> executor.registeredMs <= timeMs);
+  }
+
   /** How the executors that take tasks were announced, for a listener that has missed it. */
   synchronized List<SparkListenerExecutorAdded> announcements() {
     return alive.values().stream()
-        .filter(executor -> !executor.draining)
+        .filter(executor -> !executor.draining())
         .map(executor -> new SparkListenerExecutorAdded(executor.registeredMs, Long.toString(executor.id), executor.info))
         .toList();
   }
@@ -195,15 +212,21 @@ public final class Executors {
 
   /**
    * Executor seconds from request to release, of all executors that ever came. One that is only asked for costs nothing yet;
-   * its waiting counts from the moment it comes.
+   * its waiting counts from the moment it comes. Never falls, whatever becomes of the clock.
    */
   public synchronized double executorSeconds(long nowMs) {
-    return releasedS + alive.values().stream().mapToDouble(executor -> seconds(executor.requestedMs, nowMs)).sum();
+    double held = alive.values().stream().mapToDouble(executor -> seconds(executor.requestedMs, nowMs)).sum();
+    mostExecutorSeconds = Math.max(mostExecutorSeconds, releasedS + held);
+    return mostExecutorSeconds;
+  }
+
+  private List<String> ids(Predicate<Executor> which) {
+    return alive.values().stream().filter(which).map(executor -> Long.toString(executor.id)).toList();
   }
 
   private List<Candidate> candidates(boolean draining) {
     return alive.values().stream()
-        .filter(executor -> executor.draining == draining)
+        .filter(executor -> executor.draining() == draining)
         .map(this::candidate)
         .toList();
   }
@@ -214,12 +237,14 @@ public final class Executors {
     return new Candidate(id, free, executor.runningTasks, executor.registeredMs);
   }
 
-  /** What is asked for and not there is open; that includes the successor of an executor that was lost. */
   private void reconcile(long nowMs) {
-    if (target >= 0) {
-      long active = alive.values().stream().filter(executor -> !executor.draining).count();
-      requests.setOpen((int) Math.max(0, target - active), nowMs);
-    }
+    requests.setOpen(missing(), nowMs);
+  }
+
+  /** Executors that are asked for and not there; that includes the successors of those that were lost. */
+  private int missing() {
+    long active = alive.values().stream().filter(executor -> !executor.draining()).count();
+    return (int) Math.max(0, target - active);
   }
 
   private Executor find(String executor) {

@@ -2,37 +2,46 @@ package io.petrel.spark.scaling;
 
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
 
 /**
- * Which executors hold map output that a running job may still read? Such an executor is not free even without a task: when it
- * goes, Spark has to run its map tasks again. Not safe for use by several threads.
+ * Which executors hold map output that work in progress may still read? Such an executor is not free even without a task: when
+ * it goes, Spark has to run its map tasks again. Work is a whole SQL execution, because adaptive execution runs each map stage
+ * as a job of its own and reads its output in a later one. Not safe for use by several threads.
  */
 final class MapOutputs {
-  private final Map<Integer, Set<String>> holdersOfJob = new HashMap<>();
-  private final Map<Integer, Integer> jobOfStage = new HashMap<>();
+  /** More than this in progress are some whose end Spark did not tell: the oldest go. */
+  private static final int MOST_WORK = 256;
 
-  void jobStarted(int job, List<Integer> stages) {
-    holdersOfJob.put(job, new HashSet<>());
-    stages.forEach(stage -> jobOfStage.put(stage, job));
+  private final Map<String, Set<String>> holdersOfWork = new LinkedHashMap<>();
+  private final Map<Integer, String> workOfStage = new HashMap<>();
+
+  void jobStarted(String work, List<Integer> stages) {
+    holdersOfWork.putIfAbsent(work, new HashSet<>());
+    stages.forEach(stage -> workOfStage.put(stage, work));
+    if (holdersOfWork.size() > MOST_WORK) {
+      workEnded(holdersOfWork.keySet().iterator().next());
+    }
   }
 
-  void jobEnded(int job) {
-    holdersOfJob.remove(job);
-    jobOfStage.values().removeIf(of -> of == job);
+  void workEnded(String work) {
+    if (holdersOfWork.remove(work) != null) {
+      workOfStage.values().removeIf(work::equals);
+    }
   }
 
   /** A map task of a stage succeeded on an executor. */
   void written(int stage, String executor) {
-    Set<String> holders = holdersOfJob.get(jobOfStage.get(stage));
+    Set<String> holders = holdersOfWork.get(workOfStage.get(stage));
     if (holders != null) {
       holders.add(executor);
     }
   }
 
   boolean neededFrom(String executor) {
-    return holdersOfJob.values().stream().anyMatch(holders -> holders.contains(executor));
+    return holdersOfWork.values().stream().anyMatch(holders -> holders.contains(executor));
   }
 }

@@ -7,7 +7,8 @@ import java.util.Iterator;
 
 /**
  * Which executors have been asked for and are not there yet, and since when? Spark knows only a target. Requests are taken to
- * be granted in the order in which they were made, and withdrawn in the opposite order. Not safe for use by several threads.
+ * be granted in the order in which they were made, successors of lost executors first, and withdrawn in the opposite order. Not
+ * safe for use by several threads.
  */
 final class Requests {
   /** A cluster that has begun to start an executor when its request is withdrawn brings it all the same, within this time. */
@@ -42,6 +43,16 @@ final class Requests {
     }
     while (open.size() < count) {
       open.addLast(new Request(made++, nowMs));
+    }
+  }
+
+  /**
+   * An executor was lost, and from now on this many are open. The cluster has room for its successor, which it need not have
+   * for what it has not granted until now.
+   */
+  void setOpenAfterLoss(int count, long nowMs) {
+    while (open.size() < count) {
+      open.addFirst(new Request(made++, nowMs));
     }
   }
 

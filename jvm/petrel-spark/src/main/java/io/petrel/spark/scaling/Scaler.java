@@ -2,6 +2,7 @@ package io.petrel.spark.scaling;
 
 import io.petrel.spark.protocol.DecisionOutcome.Outcome;
 import java.util.HashSet;
+import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
 
@@ -10,12 +11,22 @@ import java.util.Set;
  * number it does nothing that is done already. Used by one thread.
  */
 final class Scaler {
+  /** A cluster may forget what was asked of it, for example when YARN's application master starts again. */
+  private static final long REPEAT_MS = 10_000;
+
+  /** Spark's scheduler may know an executor a little later or earlier than its listeners hear of it. */
+  private static final long SETTLED_MS = 60_000;
+
+  /** Events of an executor that is not free after this long may have been lost. */
+  private static final long LONGEST_DRAIN_MS = 600_000;
+
   private final Cluster cluster;
   private final Executors executors;
   private final Shrink shrink;
   /** Told to end, and not gone yet. */
   private final Set<String> ended = new HashSet<>();
   private Integer requested;
+  private long requestedMs;
 
   Scaler(Cluster cluster, Executors executors, Shrink shrink) {
     this.cluster = cluster;
@@ -25,11 +36,12 @@ final class Scaler {
 
   /** Takes the next step towards {@code wanted} executors and says how far that is. */
   Outcome approach(int wanted, long nowMs) {
-    if (requested == null || requested != wanted) {
+    if (hasToRequest(wanted, nowMs)) {
       if (!cluster.requestTotal(wanted)) {
         return Outcome.REFUSED;
       }
       requested = wanted;
+      requestedMs = nowMs;
       executors.target(wanted, nowMs);
     }
     int surplus = executors.active().size() - wanted;
@@ -43,16 +55,36 @@ final class Scaler {
   }
 
   /** Ends executors that take no more tasks and are free by now. That has to go on when someone else decides. */
-  void finishRemovals() {
+  void finishRemovals(long nowMs) {
     List<Candidate> leaving = executors.leaving();
     ended.retainAll(leaving.stream().map(Candidate::id).toList());
     List<Candidate> drained = leaving.stream().filter(executor -> !ended.contains(executor.id())).toList();
-    ended.addAll(cluster.killIdle(Removals.free(drained, drained.size())));
+    Set<String> ending = new LinkedHashSet<>(Removals.free(drained, drained.size()));
+    List<String> overdue =
+        executors.drainingSince(nowMs - LONGEST_DRAIN_MS).stream().filter(id -> !ended.contains(id)).toList();
+    ending.addAll(overdue);
+    ended.addAll(cluster.killIdle(List.copyOf(ending)));
+    // One that is busy indeed is tried again after the same time.
+    executors.draining(overdue, nowMs);
+  }
+
+  /** Executors that Spark's scheduler has no more are gone, even if the event that told so was lost. */
+  void forgetLost(long nowMs) {
+    cluster.unknown(executors.registeredUntil(nowMs - SETTLED_MS)).forEach(id -> executors.removed(id, nowMs));
   }
 
   /** Someone else asks the cluster from now on: what was requested here holds no longer. */
   void forget() {
     requested = null;
+  }
+
+  private boolean hasToRequest(int wanted, long nowMs) {
+    if (requested == null || requested != wanted) {
+      return true;
+    }
+    // The clock may have been set back.
+    boolean isLongAgo = Math.abs(nowMs - requestedMs) >= REPEAT_MS;
+    return isLongAgo && executors.active().size() != wanted;
   }
 
   /** Begins to remove up to {@code surplus} executors and says how many. */
@@ -61,13 +93,11 @@ final class Scaler {
     ended.addAll(killed);
     executors.draining(killed, nowMs);
     List<String> busy = Removals.any(executors.active(), surplus - killed.size());
-    List<String> leaving =
-        switch (shrink) {
-          case IDLE -> List.of();
-          case DECOMMISSION -> cluster.drain(busy);
-          case KILL -> cluster.kill(busy);
-        };
-    if (shrink == Shrink.KILL) {
+    List<String> leaving = List.of();
+    if (shrink == Shrink.DECOMMISSION) {
+      leaving = cluster.drain(busy);
+    } else if (shrink == Shrink.KILL) {
+      leaving = cluster.kill(busy);
       ended.addAll(leaving);
     }
     executors.draining(leaving, nowMs);

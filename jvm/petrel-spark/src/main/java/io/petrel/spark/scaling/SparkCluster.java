@@ -1,7 +1,9 @@
 package io.petrel.spark.scaling;
 
 import io.petrel.spark.ScalaLists;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import org.apache.spark.ExecutorAllocationClient;
 import org.apache.spark.SparkContext;
 import org.apache.spark.scheduler.ExecutorDecommissionInfo;
@@ -57,6 +59,15 @@ public final class SparkCluster implements Cluster {
       leaving[index] = new Tuple2<>(executors.get(index), new ExecutorDecommissionInfo("Petrel shrinks", Option.empty()));
     }
     return ScalaLists.toJava(client.decommissionExecutors(leaving, KEEP_TARGET, EXECUTOR_KNOWS));
+  }
+
+  @Override
+  public List<String> unknown(List<String> executors) {
+    if (!(context.schedulerBackend() instanceof ExecutorAllocationClient client)) {
+      return List.of();
+    }
+    Set<String> known = new HashSet<>(ScalaLists.toJava(client.getExecutorIds()));
+    return executors.stream().filter(executor -> !known.contains(executor)).toList();
   }
 
   private List<String> kill(List<String> executors, boolean busyToo) {

@@ -7,6 +7,9 @@ final class StartupDelays {
   /** What is assumed at least until enough executors have been seen. */
   private static final double ASSUMED_S = 10.0;
 
+  /** The protocol takes no more than a day. */
+  private static final double LONGEST_S = 86_400.0;
+
   private static final int ENOUGH = 3;
   private static final int MOST = 200;
   private static final double QUANTILE = 0.9;
@@ -17,7 +20,7 @@ final class StartupDelays {
     if (seconds.size() == MOST) {
       seconds.removeFirst();
     }
-    seconds.addLast(delayS);
+    seconds.addLast(Math.min(delayS, LONGEST_S));
   }
 
   /** The delay that nine of ten executors keep. */

@@ -1,5 +1,6 @@
 package io.petrel.spark.scaling;
 
+import io.petrel.spark.SparingLog;
 import io.petrel.spark.protocol.DecisionOutcome;
 import io.petrel.spark.protocol.DecisionOutcome.Outcome;
 import io.petrel.spark.protocol.DesiredState;
@@ -20,8 +21,9 @@ public final class Steering {
 
   private final Executors executors;
   private final Scaler scaler;
-  private final DynamicAllocation allocation;
+  private final Allocation allocation;
   private final boolean hold;
+  private final SparingLog log;
   private final Unacknowledged<DecisionOutcome> outcomes = new Unacknowledged<>(MOST_OUTCOMES);
   private DesiredState desired;
   private String silence = "no controller has answered yet";
@@ -36,13 +38,18 @@ public final class Steering {
    * @param shrink what may be done to busy executors
    * @param hold true when the application shall keep what it has while no controller is heard
    */
-  public Steering(SparkContext context, Executors executors, Shrink shrink, boolean hold) {
-    this.executors = executors;
-    this.scaler = new Scaler(new SparkCluster(context), executors, shrink);
-    this.allocation = new DynamicAllocation(context);
-    this.hold = hold;
-    this.mode = alone();
+  public Steering(SparkContext context, Executors executors, Shrink shrink, boolean hold, SparingLog log) {
+    this(new Scaler(new SparkCluster(context), executors, shrink), new DynamicAllocation(context), executors, hold, log);
     carryOn(context.startTime());
+  }
+
+  Steering(Scaler scaler, Allocation allocation, Executors executors, boolean hold, SparingLog log) {
+    this.executors = executors;
+    this.scaler = scaler;
+    this.allocation = allocation;
+    this.hold = hold;
+    this.log = log;
+    this.mode = alone();
   }
 
   /** Who decides at the moment. */
@@ -60,9 +67,13 @@ public final class Steering {
     return outcomes;
   }
 
-  /** The controller wants this. */
+  /** The controller wants this; what it decided before the last decision that was applied came late and is passed over. */
   public synchronized void obey(DesiredState wanted, long nowMs) {
-    desired = wanted;
+    if (wanted.decisionId() < appliedDecision) {
+      log.warn("decision", "passes over decision " + wanted.decisionId() + ": " + appliedDecision + " has been applied");
+    } else {
+      desired = wanted;
+    }
     step(nowMs);
   }
 
@@ -78,7 +89,10 @@ public final class Steering {
     step(nowMs);
   }
 
-  /** The application ends: nothing is asked of the cluster any more. Does not wait for a step that is under way. */
+  /**
+   * The application ends: nothing is asked of the cluster any more, and the next step ends Petrel's own dynamic allocation.
+   * Does not wait for a step that is under way.
+   */
   public void stop() {
     stopped = true;
   }
@@ -88,30 +102,39 @@ public final class Steering {
       allocation.pause();
       return;
     }
+    scaler.forgetLost(nowMs);
     if (desired == null) {
-      if (!hold) {
-        handOver();
-      }
+      goOnAlone();
       enter(alone(), silence);
     } else if (desired.adviceOnly()) {
       handOver();
       enter(EngineMode.ADVISED, "the controller only gives advice");
-      note(Outcome.IGNORED, nowMs);
+      note(Outcome.IGNORED, desired.executors(), nowMs);
     } else {
       allocation.pause();
       enter(EngineMode.STEERED, "the controller decides");
       approach(nowMs);
     }
-    scaler.finishRemovals();
+    scaler.finishRemovals(nowMs);
     allocation.target().ifPresent(executorsAskedFor -> executors.target(executorsAskedFor, nowMs));
   }
 
   private void approach(long nowMs) {
-    Outcome outcome = scaler.approach(desired.executors(), nowMs);
+    int wanted = allocation.bounded(desired.executors());
+    Outcome outcome = scaler.approach(wanted, nowMs);
     if (outcome != Outcome.REFUSED) {
       appliedDecision = desired.decisionId();
     }
-    note(outcome, nowMs);
+    note(outcome, wanted, nowMs);
+  }
+
+  private void goOnAlone() {
+    if (!hold) {
+      handOver();
+    } else if (!executors.active().isEmpty()) {
+      // An application that has no executors yet would keep none.
+      allocation.pause();
+    }
   }
 
   private EngineMode alone() {
@@ -136,12 +159,16 @@ public final class Steering {
   }
 
   /** Tells the controller each decision's outcome once, and the log when something else is wanted or comes of it. */
-  private void note(Outcome outcome, long nowMs) {
+  private void note(Outcome outcome, int executorsBounded, long nowMs) {
     if (last != null && last.decisionId() == desired.decisionId() && last.outcome() == outcome) {
       return;
     }
     // Tier and codec act on Petrel's shuffle only; until the application uses that, they are shown.
-    String detail = desired.executors() + " executors, tier " + desired.tier() + ", codec " + desired.codec();
+    String bounded =
+        executorsBounded == desired.executors()
+            ? ""
+            : ", bounded to " + executorsBounded + " by spark.dynamicAllocation.minExecutors and maxExecutors";
+    String detail = desired.executors() + " executors" + bounded + ", tier " + desired.tier() + ", codec " + desired.codec();
     boolean isNews = last == null || last.outcome() != outcome || !last.detail().equals(detail);
     last = new DecisionOutcome(desired.decisionId(), nowMs, outcome, detail);
     outcomes.add(last);

@@ -46,8 +46,8 @@ final class BatchTasks {
     return executors.size();
   }
 
-  /** Wall time in which at least one task ran. */
-  long busyMs() {
-    return busyMs;
+  /** Wall time until {@code timeMs} in which at least one task ran; one that nobody needs any more may run on. */
+  long busyMs(long timeMs) {
+    return running == 0 ? busyMs : busyMs + Math.max(0, timeMs - busySinceMs);
   }
 }

@@ -1,6 +1,5 @@
 package io.petrel.spark.telemetry;
 
-import java.util.Arrays;
 import java.util.List;
 
 /**
@@ -41,23 +40,15 @@ record EventTimes(double[] timesMs, double[] shares, String source) {
 
   /** Share of the records that happened before {@code timeMs}. */
   double shareBefore(double timeMs) {
-    int last = timesMs.length - 1;
     if (timeMs <= timesMs[0]) {
       return 0.0;
     }
-    if (timeMs > timesMs[last]) {
-      return 1.0;
+    for (int above = 1; above < timesMs.length; above++) {
+      if (timeMs <= timesMs[above]) {
+        double part = (timeMs - timesMs[above - 1]) / (timesMs[above] - timesMs[above - 1]);
+        return shares[above - 1] + part * (shares[above] - shares[above - 1]);
+      }
     }
-    int found = Arrays.binarySearch(timesMs, timeMs);
-    int above = found >= 0 ? found : -found - 1;
-    while (above > 0 && timesMs[above - 1] == timesMs[above]) {
-      above--;
-    }
-    if (above == 0) {
-      return 0.0;
-    }
-    double width = timesMs[above] - timesMs[above - 1];
-    double part = (timeMs - timesMs[above - 1]) / width;
-    return shares[above - 1] + part * (shares[above] - shares[above - 1]);
+    return 1.0;
   }
 }

@@ -1,12 +1,12 @@
 package io.petrel.spark.telemetry;
 
+import io.petrel.spark.SparingLog;
 import io.petrel.spark.protocol.BatchReport;
 import io.petrel.spark.protocol.QueryStatus;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.TreeMap;
 import java.util.UUID;
 import java.util.function.Function;
 import java.util.stream.Stream;
@@ -16,19 +16,26 @@ import org.apache.spark.sql.streaming.StreamingQueryProgress;
 public final class Queries {
   private static final int MOST_QUERIES = 64;
   private static final int MOST_BATCHES = 600;
+  private static final int MOST_COUNTS = 1_000;
 
+  private final SparingLog log;
   private final Function<UUID, RunningQuery> running;
-  private final Map<UUID, Query> queries = new LinkedHashMap<>();
+  private final Map<UUID, Query> queries = leastRecentFirst(MOST_QUERIES);
+
+  /** Records committed since the driver started, over all runs of each query. */
+  private final Map<UUID, Long> committed = leastRecentFirst(MOST_COUNTS);
+
   private final Unacknowledged<BatchReport> batches = new Unacknowledged<>(MOST_BATCHES);
   private long mostCommitted;
 
   /** The queries of this application. */
-  public Queries() {
-    this(StreamExecutions::find);
+  public Queries(SparingLog log) {
+    this(log, StreamExecutions::find);
   }
 
   /** Queries that {@code running} finds by their identity, or does not (null). */
-  Queries(Function<UUID, RunningQuery> running) {
+  Queries(SparingLog log, Function<UUID, RunningQuery> running) {
+    this.log = log;
     this.running = running;
   }
 
@@ -44,27 +51,32 @@ public final class Queries {
   public record Overview(
       List<QueryStatus> statuses, long lagRecords, long committedRecords, long triggerMs, Long watermarkMs) {}
 
-  synchronized void started(UUID id, String name) {
-    queries.put(id, new Query(name == null ? id.toString() : name));
-    if (queries.size() > MOST_QUERIES) {
-      queries.remove(queries.keySet().iterator().next());
-    }
+  synchronized void started(UUID id, UUID runId, String name) {
+    queries.put(id, new Query(id, runId, name));
   }
 
   synchronized void progressed(StreamingQueryProgress progress, BatchTasks tasks) {
     Query query = queries.get(progress.id());
-    if (query == null) {
-      return;
+    if (query == null || !query.runId().equals(progress.runId())) {
+      // The event of its start was lost, or there were too many queries.
+      query = new Query(progress.id(), progress.runId(), progress.name());
+      queries.put(progress.id(), query);
     }
     BatchReport report = query.progressed(progress, tasks);
     if (report != null) {
       batches.add(report);
+      mostCommitted = Math.max(mostCommitted, committed.merge(progress.id(), report.records(), Long::sum));
     }
-    mostCommitted = Math.max(mostCommitted, query.committed());
   }
 
-  synchronized void ended(UUID id) {
+  /** A run of a query ended; false when another run of it has begun. */
+  synchronized boolean ended(UUID id, UUID runId) {
+    Query query = queries.get(id);
+    if (query != null && !query.runId().equals(runId)) {
+      return false;
+    }
     queries.remove(id);
+    return true;
   }
 
   /** Batches that the controller has not acknowledged. */
@@ -78,11 +90,19 @@ public final class Queries {
     long mostLag = 0;
     long triggerMs = 0;
     for (Map.Entry<UUID, Query> entry : queries.entrySet()) {
-      RunningQuery now = running.apply(entry.getKey());
-      Map<String, Long> lag = now == null ? new TreeMap<>() : now.lag();
-      statuses.add(entry.getValue().status(lag, nowMs));
+      Query query = entry.getValue();
+      Map<String, Long> lag = Map.of();
+      try {
+        RunningQuery now = running.apply(entry.getKey());
+        if (now != null) {
+          triggerMs = Math.max(triggerMs, now.triggerMs());
+          lag = query.lag(now);
+        }
+      } catch (RuntimeException | LinkageError surprise) {
+        log.warn("lag", "could not ask query '" + query.name() + "' for its offsets", surprise);
+      }
+      statuses.add(query.status(lag, nowMs));
       mostLag = Math.max(mostLag, lag.values().stream().mapToLong(Long::longValue).sum());
-      triggerMs = Math.max(triggerMs, now == null ? 0 : now.triggerMs());
     }
     Long watermarkMs =
         queries.values().stream()
@@ -90,5 +110,15 @@ public final class Queries {
             .min(Long::compare)
             .orElse(null);
     return new Overview(statuses, mostLag, mostCommitted, triggerMs, watermarkMs);
+  }
+
+  /** A map of at most {@code most} entries: the one that was not used for the longest time goes first. */
+  private static <V> Map<UUID, V> leastRecentFirst(int most) {
+    return new LinkedHashMap<>(16, 0.75f, true) {
+      @Override
+      protected boolean removeEldestEntry(Map.Entry<UUID, V> eldest) {
+        return size() > most;
+      }
+    };
   }
 }

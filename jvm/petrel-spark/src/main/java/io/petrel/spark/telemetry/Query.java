@@ -2,22 +2,39 @@ package io.petrel.spark.telemetry;
 
 import io.petrel.spark.protocol.BatchReport;
 import io.petrel.spark.protocol.QueryStatus;
+import java.nio.charset.StandardCharsets;
 import java.time.Instant;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.UUID;
 import org.apache.spark.sql.streaming.StateOperatorProgress;
 import org.apache.spark.sql.streaming.StreamingQueryProgress;
 
-/** How does one streaming query get on? Not safe for use by several threads. */
+/** How does one run of a streaming query get on? Not safe for use by several threads. */
 final class Query {
+  /** The protocol takes no longer name. */
+  private static final int MOST_NAME_BYTES = 256;
+
+  private final UUID runId;
   private final String name;
   private StreamingQueryProgress progress;
-  private long committed;
+  private RunningQuery asked;
+  private Map<String, Long> lag = Map.of();
   private Double lastTriggerMs;
   private String latencySource = "";
 
-  Query(String name) {
-    this.name = name;
+  /** A query without a name, {@code null}, is called by its identity. */
+  Query(UUID id, UUID runId, String name) {
+    this.runId = runId;
+    this.name = name == null ? id.toString() : cut(name);
+  }
+
+  String name() {
+    return name;
+  }
+
+  UUID runId() {
+    return runId;
   }
 
   /** Takes in a finished batch; null for one without records. */
@@ -29,9 +46,13 @@ final class Query {
     return report;
   }
 
-  /** Records committed since the driver started. */
-  long committed() {
-    return committed;
+  /** Records per {@code topic/partition} that wait; counted anew only when the offsets are others than the last time. */
+  Map<String, Long> lag(RunningQuery now) {
+    if (asked == null || now.committed() != asked.committed() || now.latest() != asked.latest()) {
+      lag = now.lag();
+      asked = now;
+    }
+    return lag;
   }
 
   /** Its watermark, or null without one. */
@@ -39,7 +60,7 @@ final class Query {
     return eventTimeMs("watermark");
   }
 
-  QueryStatus status(Map<String, Long> lag, long nowMs) {
+  QueryStatus status(Map<String, Long> lagNow, long nowMs) {
     long stateRows = 0;
     long stateBytes = 0;
     for (StateOperatorProgress state : stateOperators()) {
@@ -51,7 +72,7 @@ final class Query {
         name,
         progress == null ? 0.0 : progress.inputRowsPerSecond(),
         progress == null ? 0.0 : progress.processedRowsPerSecond(),
-        lag,
+        lagNow,
         stateRows,
         stateBytes,
         watermarkMs == null ? null : (double) (nowMs - watermarkMs),
@@ -65,7 +86,6 @@ final class Query {
     double committedMs = triggerMs + durationMs;
     EventTimes eventTimes = eventTimes(observed, triggerMs);
     latencySource = eventTimes.source();
-    committed += records;
     return new BatchReport(
         name,
         progress.batchId(),
@@ -81,7 +101,7 @@ final class Query {
         tasks.tasks(),
         tasks.executors(),
         new TreeMap<>(progress.durationMs()),
-        Math.max(0, durationMs - tasks.busyMs()),
+        Math.max(0, durationMs - tasks.busyMs((long) committedMs)),
         tasks.inputBytes(),
         tasks.figures().shuffleWrittenBytes(),
         LatencyHistogram.of(eventTimes, records, committedMs));
@@ -113,6 +133,19 @@ final class Query {
       records += state.numRowsDroppedByWatermark();
     }
     return records;
+  }
+
+  private static String cut(String name) {
+    byte[] utf8 = name.getBytes(StandardCharsets.UTF_8);
+    if (utf8.length <= MOST_NAME_BYTES) {
+      return name;
+    }
+    int end = MOST_NAME_BYTES;
+    // Not within a character: its bytes after the first are 10xxxxxx.
+    while ((utf8[end] & 0xC0) == 0x80) {
+      end--;
+    }
+    return new String(utf8, 0, end, StandardCharsets.UTF_8);
   }
 
   private StateOperatorProgress[] stateOperators() {

@@ -78,9 +78,9 @@ class JsonTest {
       delimiter = '|',
       value = {
         "{\"version\":3,\"decision_id\":9,\"executors\":4} | version 3: expected 2",
-        "{\"version\":2,\"decision_id\":9} | executors 0: expected 1 to 100000",
-        "{\"version\":2,\"executors\":-1} | executors -1: expected 1 to 100000",
-        "{\"version\":2,\"executors\":1000000} | executors 1000000: expected 1 to 100000",
+        "{\"version\":2,\"decision_id\":9} | executors 0: expected 1 to 10000",
+        "{\"version\":2,\"executors\":-1} | executors -1: expected 1 to 10000",
+        "{\"version\":2,\"executors\":10001} | executors 10001: expected 1 to 10000",
         "{\"version\":2,\"executors\":4} {} | Trailing token",
         "{\"version\":2,\"executors\":\"many\"} | not a valid `int` value",
         "<html>welcome</html> | Unexpected character",

@@ -57,6 +57,15 @@ class ExecutorsTest {
   }
 
   @Test
+  void aSuccessorDoesNotGetTheAgeOfWhatTheClusterNeverGranted() {
+    executors.target(3, START_MS);
+    cluster.launch("0", START_MS + 1_000);
+    executors.removed("0", START_MS + 7_200_000);
+    cluster.launch("1", START_MS + 7_203_000);
+    assertEquals(START_MS + 7_200_000, executors.statuses().get(0).requestedMs());
+  }
+
+  @Test
   void startUpCountsNeitherTheWaitForWorkNorTheWork() {
     for (int id = 0; id < 3; id++) {
       String executor = Integer.toString(id);
@@ -77,6 +86,24 @@ class ExecutorsTest {
     executors.target(0, START_MS + 8_000);
     executors.removed("0", START_MS + 10_000);
     assertEquals(10.0, executors.executorSeconds(START_MS + 90_000));
+  }
+
+  @Test
+  void executorSecondsDoNotFallWhenTheClockIsSetBack() {
+    executors.target(1, START_MS);
+    cluster.launch("0", START_MS + 1_000);
+    assertEquals(60.0, executors.executorSeconds(START_MS + 60_000));
+    assertEquals(60.0, executors.executorSeconds(START_MS + 30_000));
+    assertEquals(61.0, executors.executorSeconds(START_MS + 61_000));
+  }
+
+  @Test
+  void anExecutorOfAnotherResourceProfileIsLeftAlone() {
+    executors.target(1, START_MS);
+    cluster.launch("0", START_MS + 1_000, 1);
+    executors.taskStarted("0");
+    assertEquals(List.of(), executors.active());
+    assertEquals(List.of(ExecutorPhase.PROVISIONING), executors.statuses().stream().map(ExecutorStatus::phase).toList());
   }
 
   @Test

@@ -1,13 +1,18 @@
 package io.petrel.spark.scaling;
 
 import java.util.ArrayList;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
+import org.apache.spark.resource.ResourceProfile;
 import org.apache.spark.scheduler.cluster.ExecutorInfo;
 
 /** A cluster that does at once what is asked of it, for executors that the test makes busy. */
 final class FakeCluster implements Cluster {
   final List<String> calls = new ArrayList<>();
+  final Set<String> lost = new HashSet<>();
   boolean takesRequests = true;
+  boolean refusesBusy;
   private final Executors executors;
 
   FakeCluster(Executors executors) {
@@ -16,8 +21,12 @@ final class FakeCluster implements Cluster {
 
   /** An executor with one core registers. */
   void launch(String id, long timeMs) {
-    scala.collection.immutable.Map<String, String> noLogs = scala.collection.immutable.Map$.MODULE$.empty();
-    executors.registered(id, new ExecutorInfo("host-" + id, 1, noLogs), timeMs);
+    launch(id, timeMs, ResourceProfile.DEFAULT_RESOURCE_PROFILE_ID());
+  }
+
+  void launch(String id, long timeMs, int resourceProfile) {
+    ExecutorInfo info = new ExecutorInfo("host-" + id, 1, none(), none(), none(), resourceProfile);
+    executors.registered(id, info, timeMs);
   }
 
   @Override
@@ -28,7 +37,8 @@ final class FakeCluster implements Cluster {
 
   @Override
   public List<String> killIdle(List<String> ids) {
-    return note("kill idle ", ids);
+    List<String> asked = note("kill idle ", ids);
+    return refusesBusy ? List.of() : asked;
   }
 
   @Override
@@ -39,6 +49,15 @@ final class FakeCluster implements Cluster {
   @Override
   public List<String> drain(List<String> ids) {
     return note("drain ", ids);
+  }
+
+  @Override
+  public List<String> unknown(List<String> ids) {
+    return ids.stream().filter(lost::contains).toList();
+  }
+
+  private static <V> scala.collection.immutable.Map<String, V> none() {
+    return scala.collection.immutable.Map$.MODULE$.empty();
   }
 
   private List<String> note(String what, List<String> ids) {

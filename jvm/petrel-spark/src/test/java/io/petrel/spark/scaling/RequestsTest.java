@@ -20,6 +20,14 @@ class RequestsTest {
   }
 
   @Test
+  void theSuccessorOfALostExecutorIsGrantedBeforeWhatWasNeverGranted() {
+    requests.setOpen(2, 100);
+    requests.setOpenAfterLoss(3, 90_000);
+    assertEquals(90_000, requests.grant(95_000, -1));
+    assertEquals(100, requests.grant(96_000, -1));
+  }
+
+  @Test
   void theYoungestIsWithdrawnFirst() {
     requests.setOpen(1, 100);
     requests.setOpen(3, 200);

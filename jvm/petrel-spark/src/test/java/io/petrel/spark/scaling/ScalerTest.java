@@ -32,6 +32,23 @@ class ScalerTest {
   }
 
   @Test
+  void aRequestThatIsNotGrantedIsRepeatedEveryTenSeconds() {
+    Scaler scaler = scaler(Shrink.DECOMMISSION);
+    scaler.approach(1, 1_000);
+    scaler.approach(1, 10_999);
+    assertEquals(1, cluster.calls.size());
+    scaler.approach(1, 11_000);
+    scaler.approach(1, 20_999);
+    assertEquals(List.of("request 1", "request 1"), cluster.calls);
+    cluster.launch("0", 21_000);
+    scaler.approach(1, 90_000);
+    assertEquals(2, cluster.calls.size());
+    executors.removed("0", 91_000);
+    assertEquals(Outcome.REQUESTED, scaler.approach(1, 92_000));
+    assertEquals(3, cluster.calls.size());
+  }
+
+  @Test
   void requestsThatAreNotGrantedAreWithdrawnBeforeExecutorsGo() {
     Scaler scaler = scaler(Shrink.DECOMMISSION);
     cluster.launch("0", 100);
@@ -58,10 +75,10 @@ class ScalerTest {
     executors.taskStarted("2");
     scaler.approach(2, 500);
     scaler.approach(2, 600);
-    scaler.finishRemovals();
+    scaler.finishRemovals(600);
     executors.taskEnded("2", 450, 650, 100);
-    scaler.finishRemovals();
-    scaler.finishRemovals();
+    scaler.finishRemovals(700);
+    scaler.finishRemovals(800);
     assertEquals(List.of("request 2", "drain 2", "kill idle 2"), cluster.calls);
   }
 
@@ -94,6 +111,33 @@ class ScalerTest {
     scaler.forget();
     scaler.approach(2, 200);
     assertEquals(List.of("request 2", "request 2"), cluster.calls);
+  }
+
+  @Test
+  void anExecutorThatDrainsForTenMinutesIsEndedIfSparkFindsItIdle() {
+    Scaler scaler = threeOfWhichOneIsBusy(Shrink.DECOMMISSION);
+    executors.taskStarted("0");
+    executors.taskStarted("2");
+    scaler.approach(2, 500);
+    scaler.finishRemovals(600_000);
+    assertEquals(List.of("request 2", "drain 2"), cluster.calls);
+    cluster.refusesBusy = true;
+    scaler.finishRemovals(600_500);
+    scaler.finishRemovals(601_500);
+    cluster.refusesBusy = false;
+    scaler.finishRemovals(1_200_500);
+    scaler.finishRemovals(1_800_500);
+    assertEquals(List.of("request 2", "drain 2", "kill idle 2", "kill idle 2"), cluster.calls);
+  }
+
+  @Test
+  void executorsThatTheSchedulerHasLostAreGoneAfterAMinute() {
+    Scaler scaler = scaler(Shrink.DECOMMISSION);
+    cluster.launch("0", 1_000);
+    cluster.launch("1", 30_000);
+    cluster.lost.addAll(List.of("0", "1"));
+    scaler.forgetLost(61_000);
+    assertEquals(List.of("1"), executors.active().stream().map(Candidate::id).toList());
   }
 
   private Scaler scaler(Shrink shrink) {

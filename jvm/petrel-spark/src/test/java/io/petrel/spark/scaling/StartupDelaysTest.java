@@ -33,6 +33,12 @@ class StartupDelaysTest {
   }
 
   @Test
+  void noneIsLongerThanADay() {
+    delays.add(1e6);
+    assertEquals(86_400.0, delays.quantileS());
+  }
+
+  @Test
   void oldOnesAreForgotten() {
     for (int count = 0; count < 200; count++) {
       delays.add(100);
