@@ -115,6 +115,11 @@ fn check_within(field: &str, value: f64, (least, most): (f64, f64)) -> Result<()
     Err(InvalidValue::new(field, value, format!("a number from {least} to {most}")))
 }
 
+/// True for what may be a job's token: anything else no HTTP header carries as it is.
+pub fn is_token(text: &str) -> bool {
+    (1..=1_024).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Refuses another version of the protocol.
 pub(crate) fn check_version(heartbeat: &Heartbeat) -> Result<(), HeartbeatError> {
     if heartbeat.version == PROTOCOL_VERSION {

@@ -1,5 +1,6 @@
 //! Which jobs may a controller of many steer, and how? One TOML file.
 
+use crate::check::is_token;
 use crate::settings::ControlSettings;
 use petrel_core::InvalidValue;
 use petrel_policy::PolicySettings;
@@ -154,6 +155,11 @@ impl JobsFile {
         }
     }
 
+    /// The keys of `job`; those of the defaults without one.
+    fn keys(&self, job: Option<&str>) -> &JobKeys {
+        job.and_then(|job| self.jobs.get(job)).unwrap_or(&self.defaults)
+    }
+
     fn check(&self, place: &str, job: Option<&str>) -> Result<(), InvalidValue> {
         let rules = self.rules(job);
         let wrong = |mut error: InvalidValue| {
@@ -162,9 +168,12 @@ impl JobsFile {
         };
         rules.settings.validate().map_err(wrong)?;
         petrel_policy::by_name(&rules.settings.policy, &rules.settings.policy_settings).map_err(wrong)?;
-        let policy_settings = toml::Value::try_from(rules.settings.policy_settings)
-            .map_err(|error| wrong(InvalidValue::new("policy-settings", error, "settings of policies")))?;
-        check_numbers("policy-settings", &policy_settings).map_err(wrong)?;
+        // Those of the defaults are looked at once, not again for each of thousands of jobs.
+        if let Some(settings) = self.keys(job).policy_settings {
+            let settings = toml::Value::try_from(settings)
+                .map_err(|error| wrong(InvalidValue::new("policy-settings", error, "settings of policies")))?;
+            check_numbers("policy-settings", &settings).map_err(wrong)?;
+        }
         let hold_s = rules.settings.limits.scale_down_hold_s;
         if !(hold_s.is_finite() && hold_s >= 0.0) {
             return Err(wrong(InvalidValue::new("scale-down-hold", hold_s, "a number of at least 0")));
@@ -184,9 +193,9 @@ impl Default for JobsFile {
     }
 }
 
-/// What no HTTP header carries could never be told by a job.
+/// A job could never tell another one.
 fn check_token(token: &str) -> Result<(), InvalidValue> {
-    if (1..=1_024).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if is_token(token) {
         return Ok(());
     }
     let shown = if token.is_empty() { "" } else { SECRET };

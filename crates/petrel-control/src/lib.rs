@@ -44,6 +44,7 @@ mod settings;
 mod signals;
 mod summary;
 
+pub use check::is_token;
 pub use controller::Controller;
 pub use decision_log::{DecisionLog, LoggedDecision};
 pub use error::{ControlError, HeartbeatError, PinError, WrongToken};

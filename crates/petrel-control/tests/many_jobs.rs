@@ -243,6 +243,18 @@ fn tick_slowly(jobs: &Jobs, from_ms: i64, until_ms: i64) {
     jobs.tick(START_MS + until_ms).unwrap();
 }
 
+const ONE_NAMED: &str = "accept-unknown = true\n[jobs.named]\n";
+
+/// A job that the file names and one that it does not, both heard once and decided for.
+fn one_named_and_another(folder: &Path) -> Jobs {
+    let jobs = jobs_at(folder, ONE_NAMED, START_MS);
+    for name in ["named", "other"] {
+        jobs.heartbeat(None, heartbeat(name, 1, 0, 1), START_MS).unwrap();
+    }
+    tick_through(&jobs, 0, 8_000);
+    jobs
+}
+
 fn names(jobs: &Jobs) -> Vec<String> {
     jobs.list(START_MS).into_iter().map(|view| view.job).collect()
 }
@@ -250,12 +262,7 @@ fn names(jobs: &Jobs) -> Vec<String> {
 #[test]
 fn a_job_that_nobody_names_is_forgotten_after_a_week_of_silence() {
     let folder = tempfile::tempdir().unwrap();
-    let file = "accept-unknown = true\n[jobs.named]\n";
-    let jobs = jobs_at(folder.path(), file, START_MS);
-    for name in ["named", "other"] {
-        jobs.heartbeat(None, heartbeat(name, 1, 0, 1), START_MS).unwrap();
-    }
-    tick_through(&jobs, 0, 8_000);
+    let jobs = one_named_and_another(folder.path());
     tick_slowly(&jobs, 8_000, WEEK_MS);
     assert_eq!(jobs.len(), 2);
     jobs.tick(START_MS + WEEK_MS + 61_000).unwrap();
@@ -266,14 +273,9 @@ fn a_job_that_nobody_names_is_forgotten_after_a_week_of_silence() {
 #[test]
 fn the_week_of_silence_goes_on_over_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let file = "accept-unknown = true\n[jobs.named]\n";
-    let jobs = jobs_at(folder.path(), file, START_MS);
-    for name in ["named", "other"] {
-        jobs.heartbeat(None, heartbeat(name, 1, 0, 1), START_MS).unwrap();
-    }
-    tick_through(&jobs, 0, 8_000);
+    let jobs = one_named_and_another(folder.path());
     drop(jobs);
-    let jobs = jobs_at(folder.path(), file, START_MS + WEEK_MS - 3 * HOUR_MS);
+    let jobs = jobs_at(folder.path(), ONE_NAMED, START_MS + WEEK_MS - 3 * HOUR_MS);
     tick_slowly(&jobs, WEEK_MS - 3 * HOUR_MS, WEEK_MS);
     assert_eq!(names(&jobs), ["named", "other"]);
     // The last decision was seven seconds after the start.

@@ -243,8 +243,7 @@ fn job_name(text: &str) -> Result<String, String> {
 }
 
 fn token(text: &str) -> Result<String, String> {
-    let is_token = (1..=1_024).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_token {
+    if petrel_control::is_token(text) {
         Ok(text.to_string())
     } else {
         Err("expected 1 to 1024 printable characters without spaces".to_string())
