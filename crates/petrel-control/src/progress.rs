@@ -202,7 +202,7 @@ impl Progress {
     }
 
     /// Work of every batch whatever it reads, executor-seconds, and of a record beyond that, executor-microseconds, of all queries
-    /// together; `None` while one of them has not had batches of several sizes.
+    /// together; `None` while one of them has had no batch yet that tells.
     pub(crate) fn work(&self) -> Option<(f64, f64)> {
         let measured = self.present().filter(|query| query.records_per_s.is_some());
         let lines = measured.map(|query| query.work.line()).collect::<Option<Vec<(f64, f64)>>>()?;
@@ -285,8 +285,12 @@ impl Query {
             return;
         }
         self.tasks = f64::from(batch.tasks) / executor.slots.max(1.0);
-        if batch.task_run_ms > 0.0 && is_settled {
-            self.work.add(seen as f64, busy_ms / 1_000.0 / lanes);
+        if batch.task_run_ms > 0.0 {
+            let work_s = busy_ms / 1_000.0 / lanes;
+            self.work.bound(seen as f64, work_s);
+            if is_settled {
+                self.work.add(seen as f64, work_s);
+            }
         }
         let measured = (seen as f64 * lanes / (busy_ms / 1_000.0)).min(MOST_RECORDS_PER_S);
         let says_more = seen / 2 >= self.largest_batch && self.largest_batch < MIN_RECORDS_FOR_CAPACITY;
@@ -306,18 +310,48 @@ const KEPT: f64 = 0.98;
 const FORGOTTEN: f64 = 0.02;
 /// A class's largest size by its smallest.
 const SIZE_STEP: f64 = 1.5;
-/// Largest mean size by smallest below which batches cannot tell fixed work from that of records.
+/// A batch that is so much larger than the smallest ones tells anew what a record costs.
 const LEAST_SPREAD: f64 = 1.5;
+/// What was known of the cost of a record weighs as much as a class of batches that is this share of the mean size away from it.
+const KNOWN_SPREAD: f64 = 0.5;
+
+/// Batches of about one size: means, and 1 for a class that was just seen.
+#[derive(Debug, Clone, Copy)]
+struct SizeClass {
+    records: f64,
+    work_s: f64,
+    weight: f64,
+}
 
 /// The straight line `work = fixed + record · records` through the batches of a query. Batches are averaged by size first, so that a
 /// hundred alike do not outweigh the few large ones that came with a burst.
-#[derive(Debug, Clone, Copy, Default)]
+///
+/// Batches that are alike, as they are for hours between two bursts, tell the level and not the slope. What a record costs is therefore
+/// learned while batches are larger than usual, drawn towards what was known of it before (ridge regression, Hoerl and Kennard 1970),
+/// and remembered. Before the first such batch it is the least work by records of any batch, on young executors or not: fixed
+/// work is never less than none.
+#[derive(Debug, Clone, Copy)]
 struct WorkLine {
     /// Mean records, mean work and weight of a class.
     sizes: [(f32, f32, f32); SIZES],
+    /// Least work by records of a batch.
+    bound_s: f64,
+    /// Work of a record as batches of several sizes have told it.
+    known_s: Option<f64>,
+}
+
+impl Default for WorkLine {
+    fn default() -> Self {
+        Self { sizes: [(0.0, 0.0, 0.0); SIZES], bound_s: f64::INFINITY, known_s: None }
+    }
 }
 
 impl WorkLine {
+    /// No record costs more than a share of a batch's whole work.
+    fn bound(&mut self, records: f64, work_s: f64) {
+        self.bound_s = self.bound_s.min(work_s / records.max(1.0));
+    }
+
     fn add(&mut self, records: f64, work_s: f64) {
         let class = (records.max(1.0).ln() / SIZE_STEP.ln()) as usize;
         for (_, _, weight) in &mut self.sizes {
@@ -329,29 +363,54 @@ impl WorkLine {
         *mean_records += share * (records as f32 - *mean_records);
         *mean_work_s += share * (work_s as f32 - *mean_work_s);
         *weight = 1.0;
+        let smallest = self.classes().map(|class| class.records).fold(f64::INFINITY, f64::min);
+        if records >= LEAST_SPREAD * smallest {
+            self.known_s = self.fitted();
+        }
     }
 
-    /// Fixed work and work of a record, executor-seconds; `None` while all batches are alike.
-    fn line(&self) -> Option<(f64, f64)> {
-        let classes = || {
-            let known = self.sizes.iter().filter(|(_, _, weight)| f64::from(*weight) >= FORGOTTEN);
-            known.map(|(records, work_s, weight)| (f64::from(*records), f64::from(*work_s), f64::from(*weight)))
-        };
-        let smallest = classes().map(|(records, ..)| records).reduce(f64::min)?;
-        let largest = classes().map(|(records, ..)| records).fold(0.0, f64::max);
-        if largest < LEAST_SPREAD * smallest {
-            return None;
-        }
-        let total: f64 = classes().map(|(.., weight)| weight).sum();
-        let mean = |of: fn((f64, f64, f64)) -> f64| classes().map(|class| class.2 * of(class)).sum::<f64>() / total;
-        let (records, work_s) = (mean(|class| class.0), mean(|class| class.1));
-        let (spread, together) = classes().fold((0.0, 0.0), |(spread, together), class| {
-            let off = class.0 - records;
-            (spread + class.2 * off * off, together + class.2 * off * (class.1 - work_s))
+    /// Classes that are not forgotten.
+    fn classes(&self) -> impl Iterator<Item = SizeClass> {
+        let classes = self.sizes.iter().map(|(records, work_s, weight)| SizeClass {
+            records: f64::from(*records),
+            work_s: f64::from(*work_s),
+            weight: f64::from(*weight),
         });
+        classes.filter(|class| class.weight >= FORGOTTEN)
+    }
+
+    /// Mean records and mean work of the classes; `None` without any.
+    fn mean(&self) -> Option<(f64, f64)> {
+        let (mut weight, mut records, mut work_s) = (0.0, 0.0, 0.0);
+        for class in self.classes() {
+            weight += class.weight;
+            records += class.weight * class.records;
+            work_s += class.weight * class.work_s;
+        }
+        (weight > 0.0).then(|| (records / weight, work_s / weight))
+    }
+
+    /// Work of a record by what was known of it and the classes.
+    fn fitted(&self) -> Option<f64> {
+        let (records, work_s) = self.mean()?;
+        let (_, known_s) = self.line()?;
+        let trust = (KNOWN_SPREAD * records).powi(2);
+        let (mut spread, mut together) = (trust, trust * known_s);
+        for class in self.classes() {
+            let off = class.records - records;
+            spread += class.weight * off * off;
+            together += class.weight * off * (class.work_s - work_s);
+        }
+        Some(together / spread)
+    }
+
+    /// Fixed work and work of a record, executor-seconds; `None` before the first batch.
+    fn line(&self) -> Option<(f64, f64)> {
+        let (records, work_s) = self.mean()?;
+        let proportional_s = work_s / records;
         // Between no fixed work and nothing but fixed work.
-        let slope = (together / spread).clamp(0.05 * work_s / records, work_s / records);
-        Some((work_s - slope * records, slope))
+        let record_s = self.known_s.unwrap_or(self.bound_s).clamp(0.05 * proportional_s, proportional_s);
+        Some((work_s - record_s * records, record_s))
     }
 }
 
@@ -369,24 +428,52 @@ fn add_counts(sum: &mut Vec<u64>, more: &[u64]) {
 mod tests {
     use super::*;
 
+    const FIXED_S: f64 = 1.26;
+    const RECORD_S: f64 = 1.1e-4;
+
+    fn add(line: &mut WorkLine, batches: usize, records: f64, slowness: f64) {
+        for _ in 0..batches {
+            let work_s = slowness * (FIXED_S + records * RECORD_S);
+            line.bound(records, work_s);
+            line.add(records, work_s);
+        }
+    }
+
     #[test]
     fn fixed_work_and_that_of_a_record_are_told_apart_once_batches_have_several_sizes() {
         let mut line = WorkLine::default();
-        for _ in 0..50 {
-            line.add(6_000.0, 1.26 + 6_000.0 * 1.1e-4);
-            assert_eq!(line.line(), None, "all alike");
-        }
-        // A burst of four batches against fifty quiet ones.
-        for records in [9_000.0, 14_000.0, 22_000.0, 25_000.0] {
-            line.add(records, 1.26 + records * 1.1e-4);
+        assert_eq!(line.line(), None, "nothing was measured");
+        add(&mut line, 50, 6_000.0, 1.0);
+        let (fixed_s, record_s) = line.line().unwrap();
+        assert!(fixed_s.abs() < 1e-3, "all alike: {fixed_s}");
+        assert!((6_000.0 * record_s - FIXED_S - 6_000.0 * RECORD_S).abs() < 1e-3, "{record_s}");
+        // A burst against fifty quiet ones.
+        for records in [9_000.0, 14_000.0, 22_000.0, 25_000.0, 30_000.0, 32_000.0, 24_000.0, 15_000.0, 9_000.0] {
+            add(&mut line, 1, records, 1.0);
         }
         let (fixed_s, record_s) = line.line().unwrap();
-        assert!((fixed_s - 1.26).abs() < 0.01 && (record_s - 1.1e-4).abs() < 1e-6, "{fixed_s} {record_s}");
-        // It was long ago: the quiet ones alone say nothing any more.
-        for _ in 0..400 {
-            line.add(6_000.0, 1.26 + 6_000.0 * 1.1e-4);
-        }
-        assert_eq!(line.line(), None);
+        assert!(
+            (fixed_s / FIXED_S - 1.0).abs() < 0.1 && (record_s / RECORD_S - 1.0).abs() < 0.05,
+            "{fixed_s} {record_s}"
+        );
+        // It was long ago, and everything has become slower: the level is today's, the record is remembered.
+        add(&mut line, 400, 6_000.0, 1.5);
+        let (later_fixed_s, later_record_s) = line.line().unwrap();
+        assert!((later_record_s / record_s - 1.0).abs() < 0.01, "{record_s} {later_record_s}");
+        let level_s = later_fixed_s + 6_000.0 * later_record_s;
+        assert!((level_s / (FIXED_S + 6_000.0 * RECORD_S) - 1.5).abs() < 0.01, "{level_s}");
+    }
+
+    #[test]
+    fn a_large_batch_on_young_executors_bounds_what_a_record_costs() {
+        let mut line = WorkLine::default();
+        let young_s = 1.5 * (FIXED_S + 50_000.0 * RECORD_S);
+        line.bound(50_000.0, young_s);
+        assert_eq!(line.line(), None, "young executors tell a bound and no level");
+        add(&mut line, 50, 6_000.0, 1.0);
+        let (fixed_s, record_s) = line.line().unwrap();
+        assert!((record_s - young_s / 50_000.0).abs() < 1e-6, "{record_s}");
+        assert!((fixed_s + 6_000.0 * record_s - FIXED_S - 6_000.0 * RECORD_S).abs() < 1e-3, "{fixed_s}");
     }
 
     #[test]
