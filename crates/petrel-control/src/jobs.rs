@@ -16,7 +16,6 @@ use crate::settings::ControlSettings;
 use crate::signals::{Signals, Totals};
 use petrel_core::live::{JobView, Snapshot};
 use petrel_core::{DesiredState, Heartbeat, InvalidValue, Signal};
-use petrel_policy::by_name;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::path::PathBuf;
@@ -66,6 +65,7 @@ pub struct Jobs {
 /// What several jobs may have in common.
 struct SharedRules {
     settings: Arc<ControlSettings>,
+    policy_file: Option<PathBuf>,
     token: Option<String>,
     rows_kept: u64,
     /// Index of the [`Audience`].
@@ -171,7 +171,7 @@ impl Jobs {
         now_ms: i64,
     ) -> Result<Arc<Slot>, InvalidValue> {
         let settings = &rules.settings;
-        let policy = by_name(&settings.policy, &settings.policy_settings)?;
+        let policy = self.file.policy(rules.policy_file.as_deref(), settings)?;
         let place =
             Place { first_interval_share: 0.5 + (index as f64 * GOLDEN).fract(), decisions_shown: DECISIONS_SHOWN };
         let job = Job::new(policy, Arc::clone(settings), place, remembered, now_ms);
@@ -414,7 +414,7 @@ impl Jobs {
 
 /// The rules with their gateways among `audiences`.
 fn share(rules: JobRules, audiences: &mut Vec<Audience>) -> SharedRules {
-    let JobRules { settings, token, mut gateways, rows_kept } = rules;
+    let JobRules { settings, policy_file, token, mut gateways, rows_kept } = rules;
     if let Some(gateways) = &mut gateways {
         gateways.sort_unstable();
         gateways.dedup();
@@ -424,7 +424,7 @@ fn share(rules: JobRules, audiences: &mut Vec<Audience>) -> SharedRules {
         audiences.push(Audience { gateways, signals: Mutex::default() });
         audiences.len() - 1
     });
-    SharedRules { settings: Arc::new(settings), token, rows_kept, audience }
+    SharedRules { settings: Arc::new(settings), policy_file, token, rows_kept, audience }
 }
 
 impl SharedRules {

@@ -2,11 +2,12 @@
 
 use crate::check::is_token;
 use crate::settings::ControlSettings;
-use petrel_core::InvalidValue;
-use petrel_policy::PolicySettings;
+use petrel_core::{InvalidValue, Policy};
+use petrel_policy::policies::Learned;
+use petrel_policy::{PolicySettings, by_name};
 use serde::Deserialize;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 const MAX_JOBS: usize = 20_000;
 const ROWS_KEPT: u64 = 2_000;
@@ -44,6 +45,9 @@ pub struct JobsFile {
     defaults: JobKeys,
     #[serde(default)]
     jobs: BTreeMap<String, JobKeys>,
+    /// What was read from the files of `policy-file`.
+    #[serde(skip)]
+    trained: BTreeMap<PathBuf, Learned>,
 }
 
 fn max_jobs() -> usize {
@@ -55,6 +59,7 @@ fn max_jobs() -> usize {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct JobKeys {
     policy: Option<String>,
+    policy_file: Option<PathBuf>,
     policy_settings: Option<PolicySettings>,
     fixed_executors: Option<u32>,
     interval: Option<f64>,
@@ -76,6 +81,8 @@ struct JobKeys {
 #[derive(Debug, Clone)]
 pub(crate) struct JobRules {
     pub(crate) settings: ControlSettings,
+    /// File of the policy that decides instead of the one that the settings name.
+    pub(crate) policy_file: Option<PathBuf>,
     pub(crate) token: Option<String>,
     /// Gateways whose signals count; all of them when absent.
     pub(crate) gateways: Option<Vec<String>>,
@@ -116,6 +123,33 @@ impl JobsFile {
         self.max_jobs
     }
 
+    /// The files with trained policies that jobs have as `policy-file`, as they are written there. Each is to be read and
+    /// [provided](Self::provide) before jobs are started with it.
+    pub fn policy_files(&self) -> BTreeSet<PathBuf> {
+        self.jobs.values().chain([&self.defaults]).filter_map(|keys| keys.policy_file.clone()).collect()
+    }
+
+    /// Gives jobs the policy that was read from one of [`Self::policy_files`].
+    pub fn provide(&mut self, path: PathBuf, policy: Learned) {
+        self.trained.insert(path, policy);
+    }
+
+    /// The policy that decides under `rules`. Jobs with the same file share the parameters of its network.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] when there is none of that name, or its file was not provided.
+    pub(crate) fn policy(
+        &self,
+        policy_file: Option<&Path>,
+        settings: &ControlSettings,
+    ) -> Result<Box<dyn Policy>, InvalidValue> {
+        let Some(path) = policy_file else { return by_name(&settings.policy, &settings.policy_settings) };
+        match self.trained.get(path) {
+            Some(policy) => Ok(Box::new(policy.clone())),
+            None => Err(InvalidValue::new("policy-file", path.display(), "a policy file that was read")),
+        }
+    }
+
     pub(crate) fn has(&self, job: &str) -> bool {
         self.jobs.contains_key(job)
     }
@@ -131,7 +165,12 @@ impl JobsFile {
                 place.clone_from(value);
             }
         }
-        set(&mut settings.policy, &own.policy, &all.policy);
+        // The job's own choice, be it a name or a file, replaces that of the defaults.
+        let chosen = if own.policy.is_some() || own.policy_file.is_some() { own } else { all };
+        set(&mut settings.policy, &chosen.policy, &None);
+        if let Some(policy) = chosen.policy_file.as_ref().and_then(|path| self.trained.get(path)) {
+            settings.policy = policy.name().to_string();
+        }
         set(&mut settings.policy_settings, &own.policy_settings, &all.policy_settings);
         set(&mut settings.policy_settings.fixed_executors, &own.fixed_executors, &all.fixed_executors);
         set(&mut settings.interval_s, &own.interval, &all.interval);
@@ -149,6 +188,7 @@ impl JobsFile {
         settings.policy_settings.forecast.margin_s = settings.interval_s;
         JobRules {
             settings,
+            policy_file: chosen.policy_file.clone(),
             token: own.token.clone().or_else(|| all.token.clone()),
             gateways: own.gateways.clone().or_else(|| all.gateways.clone()),
             rows_kept: own.rows_kept.or(all.rows_kept).unwrap_or(ROWS_KEPT),
@@ -167,7 +207,11 @@ impl JobsFile {
             error
         };
         rules.settings.validate().map_err(wrong)?;
-        petrel_policy::by_name(&rules.settings.policy, &rules.settings.policy_settings).map_err(wrong)?;
+        by_name(&rules.settings.policy, &rules.settings.policy_settings).map_err(wrong)?;
+        if let JobKeys { policy: Some(policy), policy_file: Some(path), .. } = self.keys(job) {
+            let expected = format!("either policy or policy-file; policy is `{policy}`");
+            return Err(wrong(InvalidValue::new("policy-file", path.display(), expected)));
+        }
         // Those of the defaults are looked at once, not again for each of thousands of jobs.
         if let Some(settings) = self.keys(job).policy_settings {
             let settings = toml::Value::try_from(settings)
@@ -189,7 +233,13 @@ impl JobsFile {
 impl Default for JobsFile {
     /// Every job is taken, with the defaults.
     fn default() -> Self {
-        Self { accept_unknown: None, max_jobs: MAX_JOBS, defaults: JobKeys::default(), jobs: BTreeMap::new() }
+        Self {
+            accept_unknown: None,
+            max_jobs: MAX_JOBS,
+            defaults: JobKeys::default(),
+            jobs: BTreeMap::new(),
+            trained: BTreeMap::new(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use petrel_core::Heartbeat;
 use petrel_core::protocol::{EngineMode, ExecutorPhase, QueryStatus};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use support::{START_MS, batch, heartbeat, signal};
 
 fn jobs_at(directory: &Path, file: &str, now_ms: i64) -> Jobs {
@@ -528,11 +528,38 @@ fn a_recording_holds_run_heartbeats_signals_and_what_was_wanted() {
 }
 
 #[test]
+fn a_policy_file_decides_for_the_jobs_that_name_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[defaults]\npolicy-file = \"mine\"\n[jobs.rule]\npolicy = \"hpa\"\n[jobs.own]\n";
+    let start =
+        |file| Jobs::start(JobsSettings { data_dir: folder.path().to_path_buf(), file, record: false }, START_MS);
+    let mut file = JobsFile::parse(text).unwrap();
+    assert_eq!(file.policy_files().into_iter().collect::<Vec<_>>(), [Path::new("mine")]);
+    let error = start(file.clone()).err().unwrap().to_string();
+    assert!(error.contains("policy-file: got `mine`, expected a policy file that was read"), "{error}");
+    file.provide(PathBuf::from("mine"), petrel_policy::shipped("dqn").unwrap());
+    let jobs = start(file).unwrap();
+    let policies = [("own", "dqn"), ("rule", "hpa")];
+    for (job, _) in policies {
+        jobs.heartbeat(None, heartbeat(job, 1, 0, 1), START_MS).unwrap();
+    }
+    tick_through(&jobs, 0, 11_000);
+    for (job, policy) in policies {
+        let decisions = jobs.decisions(job, 1, 10).unwrap();
+        assert!(decisions.iter().any(|decision| decision.policy == policy), "{job}: {decisions:?}");
+    }
+}
+
+#[test]
 fn a_wrong_jobs_file_is_answered_with_place_value_and_expectation() {
     for (text, expected) in [
         ("policy = 1", "jobs file, line 1: got `policy = 1`, expected one of `accept-unknown`, `max-jobs`"),
         ("[defaults]\ninterval = \"x\"", "jobs file, line 2: got `interval = \"x\"`, expected f64"),
         ("[jobs.\"a b\"]\npolicy = \"magic\"", "jobs.\"a b\".policy: got `magic`, expected fixed, "),
+        (
+            "[jobs.a]\npolicy = \"mpc\"\npolicy-file = \"p\"",
+            "jobs.\"a\".policy-file: got `p`, expected either policy or ",
+        ),
         ("[jobs.a]\nmin-executors = 9", "jobs.\"a\".min-executors: got `9`, expected at most max-executors, 8"),
         ("[defaults]\ninterval = -1.0", "defaults.interval: got `-1`, expected a number above 0"),
         ("[defaults]\nscale-down-hold = nan", "defaults.scale-down-hold: got `NaN`, expected a number of at least 0"),

@@ -5,6 +5,7 @@
 //! gateways ─ signal ──▶ MQTT ──────▲
 //! ```
 
+use super::train_online::read_policy;
 use super::{now_ms, print};
 use crate::broker::BrokerAddress;
 use crate::error::CommandError;
@@ -19,6 +20,7 @@ use petrel_control::{Jobs, JobsFile, JobsSettings};
 use petrel_core::live::{JobView, Snapshot};
 use petrel_core::{DesiredState, Heartbeat, InvalidValue, Signal};
 use petrel_dash::{ConnectionLimits, ControllerRefusal, JobsSource};
+use petrel_policy::policies::Learned;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -91,7 +93,13 @@ fn read_jobs(path: &Path) -> Result<JobsFile, CommandError> {
     let text = std::fs::read_to_string(path).map_err(CommandError::io(format!("--jobs {name}")))?;
     let located =
         |wrong: InvalidValue| InvalidValue::new(format!("{name}: {}", wrong.field), wrong.value, wrong.expected);
-    Ok(JobsFile::parse(&text).map_err(located)?)
+    let mut file = JobsFile::parse(&text).map_err(located)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    for policy_file in file.policy_files() {
+        let bytes = read_policy(&format!("{name}: policy-file"), &folder.join(&policy_file))?;
+        file.provide(policy_file, Learned::load(&bytes)?);
+    }
+    Ok(file)
 }
 
 /// Decides what is due until somebody asks for the end.
