@@ -19,7 +19,7 @@ Optional:
   KAFKA_JARS       folder with Spark's Kafka connector [default: fetched by spark-submit --packages]
   PETREL_URL       controller, http://HOST:PORT
   PETREL_JAR       the plugin's jar, as jvm/build.sh makes it; needed with PETREL_URL
-  PETREL_TOKEN     token of the job at the controller
+  PETREL_TOKEN     token of the job at the controller; the plugin reads it from the environment
 TEXT
 }
 
@@ -75,15 +75,12 @@ if [[ -n "${PETREL_URL:-}" ]]; then
   jars+=("$PETREL_JAR")
   add_settings petrel
   command_line+=(--conf "spark.petrel.url=$PETREL_URL")
-  [[ -z "${PETREL_TOKEN:-}" ]] || command_line+=(--conf "spark.petrel.token=$PETREL_TOKEN")
 fi
 ((${#jars[@]} == 0)) || command_line+=(--jars "$(IFS=,; printf '%s' "${jars[*]}")")
 
 command_line+=("$here/petrel_jobs/stream.py" --domain "$domain" --brokers "$KAFKA_BROKERS" --sink "$SINK")
 command_line+=(--checkpoint "$CHECKPOINT" "$@")
 
-shown=("${command_line[@]}")
-[[ -z "${PETREL_TOKEN:-}" ]] || shown=("${shown[@]/$PETREL_TOKEN/***}")
-printf '%q ' "${shown[@]}" >&2
+printf '%q ' "${command_line[@]}" >&2
 printf '\n' >&2
 [[ -n "${DRY_RUN:-}" ]] || exec "${command_line[@]}"

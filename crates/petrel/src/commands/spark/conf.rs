@@ -29,6 +29,9 @@ impl Group {
     }
 }
 
+/// Setting of the token.
+pub(super) const TOKEN: &str = "spark.petrel.token";
+
 /// All settings of a job, in groups.
 pub(super) fn settings(options: &JobOptions, jars: &Jars) -> Vec<Group> {
     let mut groups = vec![plugin(options, jars), scaling(options), batches(options)];
@@ -54,7 +57,7 @@ fn plugin(options: &JobOptions, jars: &Jars) -> Group {
     }
     group.set("spark.petrel.url", &options.controller, "the controller");
     if let Some(token) = &options.token {
-        group.set("spark.petrel.token", token, "shows the controller that this is the job; Spark hides it in its UI");
+        group.set(TOKEN, token, "shows the controller that this is the job; Spark hides it in its UI");
     }
     group.set("spark.petrel.job", &options.name, "what the controller knows the job by, over all its starts");
     group

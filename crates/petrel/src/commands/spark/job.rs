@@ -16,7 +16,7 @@ pub(super) struct JobOptions {
     /// Cluster: spark://HOST:PORT[,..], yarn, k8s://URL, or local-cluster[EXECUTORS,CORES,MB] to try it on one machine
     #[arg(long, default_value = "spark://127.0.0.1:7077", value_name = "URL", value_parser = master_url)]
     pub(super) master: String,
-    /// The controller, `petrel control` or `petrel up`
+    /// The controller, `petrel control`; https where a proxy with TLS is before it
     #[arg(long, default_value = "http://127.0.0.1:8701", value_name = "URL", value_parser = controller_url)]
     pub(super) controller: String,
     /// Token that the controller asks of this job
@@ -209,10 +209,10 @@ pub(crate) fn master_url(text: &str) -> Result<String, String> {
 }
 
 fn controller_url(text: &str) -> Result<String, String> {
-    let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-    match address.filter(|address| is_host_and_port(address)) {
-        Some(address) => Ok(format!("http://{address}")),
-        None => Err("expected http://HOST:PORT".to_string()),
+    let address = text.trim_end_matches('/');
+    match address.split_once("://") {
+        Some(("http" | "https", host)) if is_host_and_port(host) => Ok(address.to_string()),
+        _ => Err("expected http://HOST:PORT or https://HOST:PORT".to_string()),
     }
 }
 
@@ -289,7 +289,8 @@ mod tests {
     #[test]
     fn addresses_memory_and_paths_are_judged() {
         assert_eq!(controller_url("http://h:8701/").unwrap(), "http://h:8701");
-        for wrong in ["h:8701", "https://h:1", "http://h", "http://h:1/x"] {
+        assert_eq!(controller_url("https://h:443").unwrap(), "https://h:443");
+        for wrong in ["h:8701", "ftp://h:1", "http://h", "https://h", "http://h:1/x"] {
             assert!(controller_url(wrong).is_err(), "{wrong}");
         }
         assert!(memory("512m").is_ok() && memory("2g").is_ok());

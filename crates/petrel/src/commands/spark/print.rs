@@ -1,6 +1,6 @@
 //! How do the settings look on paper? As a shell script, or as a properties file.
 
-use super::conf::{Group, archive_writing, settings};
+use super::conf::{Group, TOKEN, archive_writing, settings};
 use super::install::{Release, find_jar};
 use super::job::{Connector, Jars, JobOptions};
 use crate::commands::print;
@@ -58,7 +58,7 @@ fn page(args: &ConfArgs, jars: &Jars) -> String {
         Format::Properties => text.push_str(&lines(&groups, "=")),
     }
     if args.options.fast_start.is_some() && args.format != Format::Submit {
-        text.push_str("\n# How the archive of classes is made: petrel spark conf --fast-start --format submit\n");
+        text.push_str("\n# How the archive of classes is made: the same with --format submit\n");
     }
     text.push_str(ASYNCHRONOUS_PROGRESS);
     text
@@ -90,6 +90,12 @@ fn script(options: &JobOptions, groups: &[Group]) -> String {
     for group in groups {
         text.push_str(&format!("  # -- {}\n", group.heading));
         for setting in &group.settings {
+            if setting.key == TOKEN {
+                text.push_str(
+                    "  # The token is not here, where everybody on the host could read it: export PETREL_TOKEN=...\n",
+                );
+                continue;
+            }
             let pair = quoted(&format!("{}={}", setting.key, setting.value));
             text.push_str(&format!("  # {}\n  --conf {pair}\n", setting.why));
         }

@@ -55,7 +55,7 @@ final class DriverSide implements DriverPlugin {
   public Map<String, String> init(SparkContext sparkContext, PluginContext pluginContext) {
     try {
       context = sparkContext;
-      settings = Settings.of(sparkContext.conf());
+      settings = Settings.of(sparkContext.conf(), System.getenv());
       executors = new Executors(sparkContext.startTime(), settings.cpusPerTask());
       telemetry = new Telemetry(executors, queries, log, this::applicationEnds);
       sparkContext.listenerBus().addToQueue(telemetry, LISTENER_QUEUE);

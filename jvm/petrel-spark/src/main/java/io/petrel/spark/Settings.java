@@ -7,6 +7,7 @@ import java.net.URL;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import org.apache.spark.SparkConf;
 
 /**
@@ -36,6 +37,8 @@ record Settings(
     int cpusPerTask) {
 
   private static final String HEARTBEAT_PATH = "/api/v1/heartbeat";
+  /** Unlike a command line, only the user himself can read his environment. */
+  private static final String TOKEN_VARIABLE = "PETREL_TOKEN";
   private static final long LEAST_HEARTBEAT_MS = 100;
   private static final long MOST_HEARTBEAT_MS = 30_000;
   private static final int MOST_JOB_BYTES = 256;
@@ -44,9 +47,10 @@ record Settings(
   /**
    * Reads {@code spark.petrel.*} and what Spark's own settings say about executors.
    *
+   * @param environment where the token is looked for when no setting has it
    * @throws IllegalArgumentException naming the setting, its value unless that is secret, and what is expected
    */
-  static Settings of(SparkConf conf) {
+  static Settings of(SparkConf conf, Map<String, String> environment) {
     long heartbeatMs = conf.getTimeAsMs("spark.petrel.heartbeat", "1s");
     if (heartbeatMs < LEAST_HEARTBEAT_MS || heartbeatMs > MOST_HEARTBEAT_MS) {
       throw invalid(conf, "spark.petrel.heartbeat", LEAST_HEARTBEAT_MS + "ms to " + MOST_HEARTBEAT_MS + "ms");
@@ -57,7 +61,7 @@ record Settings(
     }
     return new Settings(
         controller(conf),
-        token(conf),
+        token(conf, environment),
         job(conf),
         heartbeatMs,
         silenceMs,
@@ -84,10 +88,11 @@ record Settings(
   }
 
   /** Not in the message of an error: what is wrong with it must not make it public. */
-  private static String token(SparkConf conf) {
-    String token = conf.get("spark.petrel.token", "").strip();
+  private static String token(SparkConf conf, Map<String, String> environment) {
+    String setting = conf.contains("spark.petrel.token") ? "spark.petrel.token" : TOKEN_VARIABLE;
+    String token = conf.get("spark.petrel.token", environment.getOrDefault(TOKEN_VARIABLE, "")).strip();
     if (!token.chars().allMatch(character -> character > ' ' && character <= '~')) {
-      throw new IllegalArgumentException("spark.petrel.token: expected visible ASCII characters");
+      throw new IllegalArgumentException(setting + ": expected visible ASCII characters");
     }
     return token.isEmpty() ? null : token;
   }

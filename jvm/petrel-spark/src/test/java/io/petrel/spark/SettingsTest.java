@@ -8,6 +8,7 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import io.petrel.spark.scaling.Shrink;
 import java.util.List;
+import java.util.Map;
 import org.apache.spark.SparkConf;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -17,7 +18,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 class SettingsTest {
   @Test
   void theAddressIsEnough() {
-    Settings settings = Settings.of(conf());
+    Settings settings = settings(conf());
     assertEquals("http://controller:8701/api/v1/heartbeat", settings.controller().toString());
     assertEquals("ward", settings.job());
     assertNull(settings.token());
@@ -30,10 +31,10 @@ class SettingsTest {
 
   @Test
   void anExecutorsMemoryIncludesItsOverhead() {
-    assertEquals(1.375, Settings.of(conf().set("spark.executor.memory", "1g")).executorMemoryGb());
-    assertEquals(11.0, Settings.of(conf().set("spark.executor.memory", "10g")).executorMemoryGb());
+    assertEquals(1.375, settings(conf().set("spark.executor.memory", "1g")).executorMemoryGb());
+    assertEquals(11.0, settings(conf().set("spark.executor.memory", "10g")).executorMemoryGb());
     SparkConf named = conf().set("spark.executor.memory", "1g").set("spark.executor.memoryOverhead", "1g");
-    assertEquals(2.0, Settings.of(named).executorMemoryGb());
+    assertEquals(2.0, settings(named).executorMemoryGb());
   }
 
   @ParameterizedTest
@@ -54,31 +55,45 @@ class SettingsTest {
   })
   void aWrongSettingIsNamedWithItsValueAndWhatIsExpected(String setting, String value) {
     SparkConf conf = conf().set(setting, value);
-    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> Settings.of(conf));
+    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> settings(conf));
     assertTrue(refused.getMessage().startsWith(setting + " '" + value + "': expected "), refused.getMessage());
   }
 
   @Test
   void aJobsNameFitsTheProtocol() {
-    assertEquals("ä".repeat(128), Settings.of(conf().set("spark.petrel.job", "ä".repeat(128))).job());
+    assertEquals("ä".repeat(128), settings(conf().set("spark.petrel.job", "ä".repeat(128))).job());
     for (String name : List.of("ä".repeat(129), "two\nlines")) {
       SparkConf conf = conf().set("spark.petrel.job", name);
-      assertThrows(IllegalArgumentException.class, () -> Settings.of(conf), name);
+      assertThrows(IllegalArgumentException.class, () -> settings(conf), name);
     }
   }
 
   @Test
   void aTokenIsStrippedAndAnEmptyOneIsNone() {
-    assertEquals("s3cret~", Settings.of(conf().set("spark.petrel.token", " s3cret~\n")).token());
-    assertNull(Settings.of(conf().set("spark.petrel.token", " ")).token());
+    assertEquals("s3cret~", settings(conf().set("spark.petrel.token", " s3cret~\n")).token());
+    assertNull(settings(conf().set("spark.petrel.token", " ")).token());
   }
 
   @ParameterizedTest
   @ValueSource(strings = {"two words", "two\nlines", "gehe\u00efm"})
   void aWrongTokenIsRefusedWithoutBeingTold(String token) {
     SparkConf conf = conf().set("spark.petrel.token", token);
-    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> Settings.of(conf));
+    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> settings(conf));
     assertEquals("spark.petrel.token: expected visible ASCII characters", refused.getMessage());
+  }
+
+  @Test
+  void aTokenMayStandInTheEnvironmentWhichASettingWinsOver() {
+    Map<String, String> environment = Map.of("PETREL_TOKEN", "from-environment");
+    assertEquals("from-environment", Settings.of(conf(), environment).token());
+    assertEquals("set", Settings.of(conf().set("spark.petrel.token", "set"), environment).token());
+    Map<String, String> wrong = Map.of("PETREL_TOKEN", "two words");
+    IllegalArgumentException refused = assertThrows(IllegalArgumentException.class, () -> Settings.of(conf(), wrong));
+    assertEquals("PETREL_TOKEN: expected visible ASCII characters", refused.getMessage());
+  }
+
+  private static Settings settings(SparkConf conf) {
+    return Settings.of(conf, Map.of());
   }
 
   private static SparkConf conf() {
