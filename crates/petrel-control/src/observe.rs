@@ -30,8 +30,14 @@ pub(crate) fn observe(
     let processed_rate = progress.interval_records() as f64 / elapsed_s;
     let arrival_rate = if gateways.forecast.is_some() { gateways.arrival_rate } else { processed_rate };
     let (running, starting) = heartbeat.map_or((0, 0), phases);
-    let counts = &progress.interval_latency;
     let waiting = heartbeat.map_or(0, |beat| beat.lag_records);
+    let backlog_records = gateways.queued_records.saturating_add(waiting) as f64;
+    let oldest_ms = (now_ms - progress.waiting_since_ms().unwrap_or(started_ms).max(started_ms)).max(0) as f64;
+    let latency_ms = |quantile: f64| match latency_quantile_ms(&progress.interval_latency, quantile) {
+        // Nothing was committed: the ages of the records that wait, which came evenly since the last batch began.
+        0.0 if backlog_records > 0.0 => quantile * oldest_ms,
+        measured_ms => measured_ms,
+    };
     let executor_memory_gb = heartbeat.map_or(0.5, |beat| beat.executor_memory_gb);
     let cost_usd_per_hour = bounds.prices.usd_per_hour(running + starting, executor_memory_gb);
     let budget = bounds.limits.budget_usd_per_hour;
@@ -42,7 +48,7 @@ pub(crate) fn observe(
         time_s: (now_ms - started_ms) as f64 / 1_000.0,
         arrival_rate,
         processed_rate,
-        backlog_records: gateways.queued_records.saturating_add(waiting) as f64,
+        backlog_records,
         executors_running: running,
         executors_starting: starting,
         executors_target: bounds.desired.executors,
@@ -52,9 +58,9 @@ pub(crate) fn observe(
         tasks_pending: heartbeat.map_or(0, |beat| beat.tasks_pending),
         tasks_running: heartbeat.map_or(0, |beat| beat.tasks_running),
         idle_s: (now_ms - last_waiting_ms).max(0) as f64 / 1_000.0,
-        latency_p50_ms: latency_quantile_ms(counts, 0.5),
-        latency_p95_ms: latency_quantile_ms(counts, 0.95),
-        latency_p99_ms: latency_quantile_ms(counts, 0.99),
+        latency_p50_ms: latency_ms(0.5),
+        latency_p95_ms: latency_ms(0.95),
+        latency_p99_ms: latency_ms(0.99),
         batch_duration_ms: progress.interval_batch_ms(),
         trigger_ms: heartbeat.map_or(1_000.0, |beat| beat.trigger_ms),
         executor_capacity: progress.executor_capacity(),

@@ -47,6 +47,8 @@ struct Query {
     /// True when the engine no longer has it.
     is_gone: bool,
     last_committed_ms: i64,
+    /// When the last batch began: what arrived since then waits.
+    last_began_ms: i64,
     interval: Sums,
     run: Sums,
     /// Records/s of an executor that does nothing else, once measured.
@@ -120,6 +122,8 @@ impl Progress {
             return false;
         }
         query.last_committed_ms = batch.committed_ms;
+        let duration_ms = if batch.duration_ms.is_finite() { batch.duration_ms.max(0.0) as i64 } else { 0 };
+        query.last_began_ms = batch.committed_ms.saturating_sub(duration_ms);
         if batch.committed_ms < since_ms {
             return false;
         }
@@ -146,6 +150,7 @@ impl Progress {
                     name: name.to_string(),
                     is_gone: false,
                     last_committed_ms: i64::MIN,
+                    last_began_ms: i64::MIN,
                     interval: Sums::default(),
                     run: Sums::default(),
                     records_per_s: None,
@@ -175,6 +180,7 @@ impl Progress {
         self.interval_started_ms -= by_ms;
         for query in &mut self.queries {
             if is_ahead(query.last_committed_ms, now_ms) {
+                query.last_began_ms -= query.last_committed_ms - now_ms;
                 query.last_committed_ms = now_ms;
             }
         }
@@ -183,6 +189,11 @@ impl Progress {
     /// The queries that the engine has.
     fn present(&self) -> impl Iterator<Item = &Query> {
         self.queries.iter().filter(|query| !query.is_gone)
+    }
+
+    /// Since when the oldest record that waits may have been waiting: since the last batch of the query that is furthest behind began.
+    pub(crate) fn waiting_since_ms(&self) -> Option<i64> {
+        self.present().map(|query| query.last_began_ms).min()
     }
 
     /// Begins the next interval.
