@@ -18,7 +18,7 @@ use crate::tournament::{Progress, Tell, Tournament, params_fingerprint};
 use crate::traces::{Scale, TraceGroup, single_group, test_groups};
 use crate::tuned::Tuned;
 use petrel_core::{Codec, Slo, Tier};
-use petrel_sim::queue::{QueueParams, WorldSettings, limits_of};
+use petrel_sim::queue::{QueueParams, WorldSettings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Common {
         if !(10..=86_400).contains(&self.episode_s) {
             return Err(ArenaError::invalid("episode", self.episode_s, "10 to 86400 seconds"));
         }
-        settings.limits = limits_of(max_executors);
+        settings.limits = WorldSettings::limits(&self.params, max_executors);
         settings.slo = Slo { p95_ms };
         Ok(settings)
     }

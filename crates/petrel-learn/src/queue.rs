@@ -7,7 +7,8 @@
 //! ```
 
 use crate::environment::{End, Environment, Steps, WeightChoice, stream_seed};
-use petrel_core::{InvalidValue, Limits, Observation, Weights};
+use petrel_core::{Decision, InvalidValue, Limits, Observation, Weights};
+use petrel_policy::Guardrails;
 use petrel_policy::action_space::{ActionSpace, QUEUE_HEADS};
 use petrel_policy::encode::{Need, QUEUE_OBSERVATION, encode_queue_with};
 use petrel_sim::queue::{Arrivals, QueueParams, QueueWorld, WorldSettings};
@@ -33,8 +34,18 @@ pub struct QueueTask {
     pub limits: Option<Limits>,
     /// Mean loads of the games relative to the automatic scale; each episode is prepared at each of them.
     pub loads: Vec<f64>,
+    /// Contentions (`batch.contention`) that each world is learned in with; the world's own where this is empty.
+    pub contentions: Vec<f64>,
+    /// Factors on what records and tasks cost that each world is learned in with: a calibration is of one machine on one day.
+    pub costs: Vec<f64>,
     /// Which choices the policy has.
     pub space: ActionSpace,
+    /// Share of the games, 0 to 1, that begin with a fleet of any size and age instead of the steady one: how a job that has just
+    /// started, or another policy, may have left it.
+    pub any_fleet_share: f64,
+    /// Games begin at any hour of the day. Synthetic traces all begin at midnight, and what a policy has never seen at noon it may do
+    /// anything with.
+    pub any_hour: bool,
     /// Prepare games without the gateways' signal: the ablation that shows its worth.
     pub blind: bool,
 }
@@ -47,13 +58,37 @@ impl Default for QueueTask {
             slo_p95_ms: None,
             limits: None,
             loads: vec![0.6, 1.0, 1.5],
+            contentions: Vec::new(),
+            costs: vec![1.0],
             space: ActionSpace::default(),
+            any_fleet_share: 0.0,
+            any_hour: false,
             blind: false,
         }
     }
 }
 
 impl QueueTask {
+    /// Every world with every contention and cost.
+    fn variants(&self, worlds: &[Arc<QueueParams>]) -> Result<Vec<Arc<QueueParams>>, InvalidValue> {
+        let mut variants = Vec::new();
+        for world in worlds {
+            let own = [world.batch.contention];
+            let contentions = if self.contentions.is_empty() { &own } else { self.contentions.as_slice() };
+            for contention in contentions {
+                for cost in &self.costs {
+                    let mut params = QueueParams::clone(world);
+                    params.batch.contention = *contention;
+                    params.batch.record_cpu_us *= cost;
+                    params.batch.task_cpu_ms *= cost;
+                    params.validate()?;
+                    variants.push(Arc::new(params));
+                }
+            }
+        }
+        Ok(variants)
+    }
+
     /// Reward of one interval. Cost, latency and backlog count by their weights, whose default third leaves cost as it is; a
     /// violation counts whatever the weights are, because the objective is a promise and not a wish.
     ///
@@ -93,11 +128,11 @@ pub struct WorldGames {
 pub struct Games(Arc<Vec<WorldGames>>);
 
 impl Games {
-    /// Prepares every episode at every load of `task` for each of `worlds`, on all threads of the current pool; deterministic
-    /// in `seed`.
+    /// Prepares every episode at every load of `task` for each of `worlds` in all of its variants, on all threads of the current
+    /// pool; deterministic in `seed`.
     ///
     /// # Errors
-    /// [`InvalidValue`] when there is none.
+    /// [`InvalidValue`] when there is none, or a variant is out of range.
     pub fn prepare(
         worlds: &[Arc<QueueParams>],
         episodes: &[Episode],
@@ -110,8 +145,9 @@ impl Games {
             .enumerate()
             .map(|(position, (episode, load))| (position, episode, load))
             .collect();
+        let worlds = task.variants(worlds)?;
         if jobs.is_empty() || worlds.is_empty() {
-            return Err(InvalidValue::new("games", 0, "at least one world, one episode and one load"));
+            return Err(InvalidValue::new("games", 0, "at least one world, one cost, one episode and one load"));
         }
         let prepare = |params: &Arc<QueueParams>| {
             let mut settings = WorldSettings::new(params, 0);
@@ -165,6 +201,9 @@ struct OneWorld {
     generator: Pcg64Mcg,
     weights: Weights,
     reference_usd: f64,
+    guardrails: Guardrails,
+    /// Sine and cosine of the angle by which the hour of the day is turned.
+    hour: (f64, f64),
     observation: Observation,
     need: Need,
     encoded: [f32; QUEUE_OBSERVATION],
@@ -176,13 +215,26 @@ impl OneWorld {
         let game = &games[self.generator.random_range(0..games.len())];
         self.weights = task.weights.draw(&mut self.generator);
         self.reference_usd = game.reference_usd;
+        self.guardrails = Guardrails::new();
         self.world.set_weights(self.weights);
         self.world.reset(Arc::clone(&game.arrivals), self.generator.random());
+        if task.any_fleet_share > 0.0 && self.generator.random::<f64>() < task.any_fleet_share {
+            let Limits { min_executors, max_executors, .. } = self.world.settings().limits;
+            let executors = self.generator.random_range(min_executors.max(1)..=max_executors);
+            let memory_gb = self.world.observe().executor_memory_gb;
+            self.world.begin_with(executors, memory_gb, f64::from(executors) * self.generator.random::<f64>());
+        }
+        if task.any_hour {
+            self.hour = (std::f64::consts::TAU * self.generator.random::<f64>()).sin_cos();
+        }
         self.look();
     }
 
     fn look(&mut self) {
         self.observation = self.world.observe();
+        let features = &mut self.observation.features;
+        let ((sin, cos), (by_sin, by_cos)) = ((features.hour_sin, features.hour_cos), self.hour);
+        (features.hour_sin, features.hour_cos) = (sin * by_cos + cos * by_sin, cos * by_cos - sin * by_sin);
         self.need = Need::of(&self.observation);
         encode_queue_with(&self.observation, &self.need, &mut self.encoded);
     }
@@ -197,6 +249,9 @@ impl QueueEnvironment {
         if count == 0 {
             return Err(InvalidValue::new("environments", count, "at least 1"));
         }
+        if !(0.0..=1.0).contains(&task.any_fleet_share) {
+            return Err(InvalidValue::new("any_fleet_share", task.any_fleet_share, "a number from 0 to 1"));
+        }
         let first_of = |of: &WorldGames| {
             let world = QueueWorld::new(Arc::clone(&of.params), Arc::clone(&of.games[0].arrivals), of.settings)?;
             let observation = world.observe();
@@ -204,6 +259,8 @@ impl QueueEnvironment {
                 world,
                 generator: Pcg64Mcg::seed_from_u64(0),
                 weights: Weights::default(),
+                guardrails: Guardrails::new(),
+                hour: (0.0, 1.0),
                 reference_usd: 1.0,
                 need: Need::of(&observation),
                 observation,
@@ -252,7 +309,8 @@ impl Environment for QueueEnvironment {
             copies.iter_mut().zip(choices.as_chunks::<5>().0).zip(worlds).enumerate()
         {
             let action = task.space.action(&copy.observation, &copy.need, choices);
-            let interval = copy.world.step_interval(&action);
+            let wish = Decision { action, reason: String::new() };
+            let interval = copy.world.step_interval(&copy.guardrails.apply(wish, &copy.observation).action);
             let cost = interval.cost_usd / copy.reference_usd;
             let rate = (interval.arrived / copy.observation.interval_s.max(1e-3)).max(1.0);
             let slo_p95_ms = of.settings.slo.p95_ms;
@@ -322,6 +380,43 @@ mod tests {
         let mut environment = environment(4);
         let first = play(&mut environment, [8, 3, 0, 1, 1]);
         assert_eq!(first, play(&mut environment, [8, 3, 0, 1, 1]));
+    }
+
+    #[test]
+    fn a_world_is_played_with_every_contention_and_cost() {
+        let world = Arc::new(QueueParams::default());
+        let task = QueueTask { contentions: vec![0.0, 0.3], costs: vec![1.0, 1.5], ..QueueTask::default() };
+        let variants = task.variants(&[Arc::clone(&world)]).unwrap();
+        let figures = |params: &Arc<QueueParams>| {
+            (params.batch.contention, params.batch.record_cpu_us / world.batch.record_cpu_us)
+        };
+        let seen: Vec<(f64, f64)> = variants.iter().map(figures).collect();
+        assert_eq!(seen, [(0.0, 1.0), (0.0, 1.5), (0.3, 1.0), (0.3, 1.5)]);
+        assert_eq!(QueueTask::default().variants(&[Arc::clone(&world)]).unwrap(), [world.clone()]);
+        let wrong = QueueTask { contentions: vec![2.0], ..QueueTask::default() };
+        assert!(wrong.variants(&[world]).unwrap_err().to_string().starts_with("batch.contention: got `2`"));
+    }
+
+    #[test]
+    fn games_begin_with_any_fleet_and_at_any_hour_where_that_is_asked_for() {
+        let fleets = |any_fleet_share| {
+            let mut environment = environment(64);
+            environment.task.any_fleet_share = any_fleet_share;
+            environment.reset(5);
+            let fleet = |copy: &OneWorld| copy.world.executors().0;
+            environment.copies.iter().map(fleet).collect::<std::collections::BTreeSet<u32>>()
+        };
+        let hours = |any_hour| {
+            let mut environment = environment(16);
+            environment.task.any_hour = any_hour;
+            environment.reset(5);
+            let hour = |copy: &OneWorld| (1e3 * copy.observation.features.hour_sin).round() as i64;
+            environment.copies.iter().map(hour).collect::<std::collections::BTreeSet<i64>>().len()
+        };
+        assert!(hours(false) < 3 && hours(true) > 12);
+        let (steady, any) = (fleets(0.0), fleets(1.0));
+        assert!(steady.len() < 8 && any.len() > 12, "{steady:?} {any:?}");
+        assert!(any.iter().all(|executors| (1..=20).contains(executors)), "{any:?}");
     }
 
     #[test]

@@ -9,6 +9,21 @@ pub struct GuardState {
     lower: Option<(f64, u32)>,
 }
 
+/// A number of executors with the bounds that changed it.
+struct Bounded {
+    executors: u32,
+    notes: Vec<String>,
+}
+
+impl Bounded {
+    fn set(&mut self, allowed: u32, note: impl FnOnce() -> String) {
+        if self.executors != allowed {
+            self.notes.push(note());
+            self.executors = allowed;
+        }
+    }
+}
+
 /// Applies [`petrel_core::Limits`] to decisions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Guardrails {
@@ -28,33 +43,21 @@ impl Guardrails {
     pub fn apply(&mut self, decision: Decision, observation: &Observation) -> Decision {
         let limits = observation.limits;
         let current = observation.executors_target;
-        let mut notes: Vec<String> = Vec::new();
-        let mut executors = decision.action.executors;
-        let mut bound = |executors: &mut u32, allowed: u32, note: String| {
-            if *executors != allowed {
-                notes.push(note);
-                *executors = allowed;
-            }
-        };
-
+        let mut bounded = Bounded { executors: decision.action.executors, notes: Vec::new() };
         let highest = current.saturating_add(limits.max_step_up);
-        let stepped = executors.min(highest);
-        bound(&mut executors, stepped, format!("at most {} more at once", limits.max_step_up));
-        let held = self.hold(executors, observation);
-        bound(&mut executors, held, format!("fewer only after {:.0} s", limits.scale_down_hold_s));
+        bounded.set(bounded.executors.min(highest), || format!("at most {} more at once", limits.max_step_up));
+        let held = self.hold(bounded.executors, observation);
+        bounded.set(held, || format!("fewer only after {:.0} s", limits.scale_down_hold_s));
         let lowest = current.saturating_sub(limits.max_step_down);
-        let stepped = executors.max(lowest);
-        bound(&mut executors, stepped, format!("at most {} fewer at once", limits.max_step_down));
+        bounded.set(bounded.executors.max(lowest), || format!("at most {} fewer at once", limits.max_step_down));
 
         let price = observation.prices.usd_per_hour(1, decision.action.memory_gb);
         let affordable =
             if price > 0.0 { (limits.budget_usd_per_hour / price + 1e-9).floor() as u32 } else { u32::MAX };
-        let within_budget = executors.min(affordable);
-        bound(&mut executors, within_budget, format!("budget of {} $/h", limits.budget_usd_per_hour));
-        let at_most = executors.min(limits.max_executors);
-        bound(&mut executors, at_most, format!("maximum {}", limits.max_executors));
-        let at_least = executors.max(limits.min_executors);
-        bound(&mut executors, at_least, format!("minimum {}", limits.min_executors));
+        bounded.set(bounded.executors.min(affordable), || format!("budget of {} $/h", limits.budget_usd_per_hour));
+        bounded.set(bounded.executors.min(limits.max_executors), || format!("maximum {}", limits.max_executors));
+        bounded.set(bounded.executors.max(limits.min_executors), || format!("minimum {}", limits.min_executors));
+        let Bounded { executors, mut notes } = bounded;
 
         let mut guarded = decision;
         guarded.action.executors = executors;

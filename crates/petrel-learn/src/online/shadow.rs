@@ -108,6 +108,7 @@ impl QueueTwin {
             slo: observation.slo,
             prices: observation.prices,
             weights: observation.weights,
+            initial_executors: None,
             seed: 0,
         };
         Ok(Self { params, trace, settings, memory_gb: None })

@@ -1,7 +1,7 @@
 //! Which parameters of the world explain the samples? One pass from samples to parameters, so that the bootstrap can repeat it.
 
 use super::cost::{self, CostLaw, Free};
-use super::recording::{ExecutorLife, Run};
+use super::recording::{ExecutorLife, LimitsLine, Run};
 use super::sample::Sample;
 use super::startup::{self, FEWEST_STARTS};
 use super::stats::{mean, median, quantile};
@@ -19,7 +19,7 @@ const GUMBEL_MEDIAN: f64 = 0.366_512_920_581_664_3;
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub(crate) slo_p95_ms: Option<f64>,
-    pub(crate) max_executors: Option<u32>,
+    pub(crate) limits: LimitsLine,
     pub(crate) interval_s: u32,
     pub(crate) trigger_ms: f64,
     pub(crate) executor_memory_gb: f64,
@@ -43,7 +43,10 @@ impl Facts {
         let last = runs.last();
         Self {
             slo_p95_ms: last.map(|run| run.slo_p95_ms),
-            max_executors: runs.iter().filter_map(|run| run.max_executors).max(),
+            limits: LimitsLine {
+                max_executors: runs.iter().filter_map(|run| run.limits.max_executors).max(),
+                ..last.map(|run| run.limits).unwrap_or_default()
+            },
             interval_s: last.map_or(5, |run| run.interval_s),
             trigger_ms: median(runs.iter().map(|run| run.trigger_ms)).unwrap_or(0.0),
             executor_memory_gb: last.map_or(0.0, |run| run.executor_memory_gb),
@@ -238,7 +241,10 @@ pub(crate) fn estimate(
 
 fn put_facts(params: &mut QueueParams, samples: &[&Sample], facts: &Facts) {
     params.job.slo_p95_ms = facts.slo_p95_ms.unwrap_or(params.job.slo_p95_ms);
-    params.job.max_executors = facts.max_executors.unwrap_or(params.job.max_executors);
+    let job = &mut params.job;
+    job.max_executors = facts.limits.max_executors.unwrap_or(job.max_executors);
+    job.scale_down_hold_s = facts.limits.scale_down_hold_s.unwrap_or(job.scale_down_hold_s);
+    job.max_prewarm = facts.limits.max_prewarm.unwrap_or(job.max_prewarm);
     params.time.interval_s = facts.interval_s;
     if facts.trigger_ms > 0.0 {
         params.time.trigger_ms = facts.trigger_ms;

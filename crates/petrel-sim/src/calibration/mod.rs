@@ -190,6 +190,7 @@ fn figures(params: &QueueParams, base: &QueueParams, replicates: &mut [QueuePara
     };
     for (name, value, was) in [
         ("job.max_executors", params.job.max_executors, base.job.max_executors),
+        ("job.max_prewarm", params.job.max_prewarm, base.job.max_prewarm),
         ("time.interval_s", params.time.interval_s, base.time.interval_s),
         ("memory.min_gb", params.memory.min_gb, base.memory.min_gb),
         ("memory.max_gb", params.memory.max_gb, base.memory.max_gb),

@@ -6,8 +6,9 @@ use crate::queue::{QueueParams, StartupClass};
 pub(crate) type Slot = (&'static str, &'static str, fn(&mut QueueParams) -> &mut f64);
 
 /// Every figure that calibration may set; the start-up classes and whole numbers are written by themselves.
-pub(crate) const SLOTS: [Slot; 29] = [
+pub(crate) const SLOTS: [Slot; 30] = [
     ("job", "slo_p95_ms", |params| &mut params.job.slo_p95_ms),
+    ("job", "scale_down_hold_s", |params| &mut params.job.scale_down_hold_s),
     ("time", "trigger_ms", |params| &mut params.time.trigger_ms),
     ("time", "trigger_offset_ms", |params| &mut params.time.trigger_offset_ms),
     ("time", "ingest_delay_ms", |params| &mut params.time.ingest_delay_ms),

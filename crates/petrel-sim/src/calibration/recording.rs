@@ -75,10 +75,15 @@ struct RunLine {
     limits: LimitsLine,
 }
 
-/// Of the limits of a run only the largest fleet counts.
+/// Limits of a run that the world has too.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
-struct LimitsLine {
-    max_executors: Option<u32>,
+pub struct LimitsLine {
+    /// Largest fleet allowed.
+    pub max_executors: Option<u32>,
+    /// Seconds that a lower wish must last.
+    pub scale_down_hold_s: Option<f64>,
+    /// Most warm executors in the pool.
+    pub max_prewarm: Option<u32>,
 }
 
 /// One committed micro-batch.
@@ -186,8 +191,8 @@ pub struct Run {
     pub interval_s: u32,
     /// The objective, milliseconds.
     pub slo_p95_ms: f64,
-    /// Largest fleet allowed, where the recording says.
-    pub max_executors: Option<u32>,
+    /// Limits, where the recording says.
+    pub limits: LimitsLine,
     /// Query whose batches are kept: the one with the most task time.
     pub query: String,
     /// Other queries of the job, which share its executors.
@@ -505,7 +510,7 @@ impl Gathering {
             // `as` saturates and maps NaN to 0.
             interval_s: (header.interval_s.round() as u32).clamp(1, 60),
             slo_p95_ms: header.slo_p95_ms,
-            max_executors: header.limits.max_executors,
+            limits: header.limits,
             latency_source: self.latency_sources.remove(&name).unwrap_or_default(),
             query: name,
             other_queries: self.batches.into_keys().collect(),

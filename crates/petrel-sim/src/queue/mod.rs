@@ -61,6 +61,8 @@ pub struct WorldSettings {
     pub prices: Prices,
     /// Weights that the observation carries.
     pub weights: Weights,
+    /// Executors that a game begins with in place of the steady fleet, within the limits.
+    pub initial_executors: Option<u32>,
     /// Seed of start-up delays, stragglers, pre-emptions and measurement errors.
     pub seed: u64,
 }
@@ -85,13 +87,21 @@ pub fn default_limits() -> Limits {
 }
 
 impl WorldSettings {
+    /// Limits of the job of `params` with another largest fleet.
+    pub fn limits(params: &QueueParams, max_executors: u32) -> Limits {
+        let limits = limits_of(max_executors);
+        let max_prewarm = limits.max_prewarm.min(params.job.max_prewarm);
+        Limits { scale_down_hold_s: params.job.scale_down_hold_s, max_prewarm, ..limits }
+    }
+
     /// Limits, objective and prices of `params`, and default weights.
     pub fn new(params: &QueueParams, seed: u64) -> Self {
         Self {
-            limits: limits_of(params.job.max_executors),
+            limits: Self::limits(params, params.job.max_executors),
             slo: Slo { p95_ms: params.job.slo_p95_ms },
             prices: params.executor_prices(),
             weights: Weights::default(),
+            initial_executors: None,
             seed,
         }
     }
@@ -287,8 +297,8 @@ impl QueueWorld {
         Ok(world)
     }
 
-    /// Starts over with other arrivals and another seed. Every game begins with a steady fleet that carries the arrivals of
-    /// the last half minute at 70 % of its capacity, with 4 GB executors (or the nearest size), the memory tier and lz4.
+    /// Starts over with other arrivals and another seed. Unless the settings name a fleet, a game begins with a steady one that carries
+    /// the arrivals of the last half minute at 70 % of its capacity; with 4 GB executors (or the nearest size), the memory tier and lz4.
     pub fn reset(&mut self, arrivals: Arc<Arrivals>, seed: u64) {
         self.stragglers = Draws::new(seed, Stream::Straggler);
         self.errors = Draws::new(seed, Stream::Estimate);
@@ -305,7 +315,8 @@ impl QueueWorld {
             let middle = low + (high - low) / 2;
             if rate_of(middle) >= needed { high = middle } else { low = middle + 1 }
         }
-        let executors = low;
+        let least = limits.min_executors.max(1);
+        let executors = self.settings.initial_executors.map_or(low, |count| count.clamp(least, limits.max_executors));
         let capacity = rate_of(executors) / f64::from(executors);
         let overhead_ms = table::fixed_ms(params, f64::from(executors), Tier::Memory);
         // The prior of the estimates is off by twice the error of a measurement.

@@ -48,6 +48,10 @@ pub struct JobParams {
     pub slo_p95_ms: f64,
     /// Largest fleet.
     pub max_executors: u32,
+    /// Seconds that a lower wish must last before executors go; the guardrails apply it.
+    pub scale_down_hold_s: f64,
+    /// Most warm executors in the pool, at most half of the largest fleet.
+    pub max_prewarm: u32,
 }
 
 /// Clocks of the job and of the controller.
@@ -352,6 +356,8 @@ impl QueueParams {
         let ranges = [
             ("job.slo_p95_ms", self.job.slo_p95_ms, 1.0, 3_600_000.0),
             ("job.max_executors", f64::from(self.job.max_executors), 1.0, 1_000.0),
+            ("job.scale_down_hold_s", self.job.scale_down_hold_s, 0.0, 86_400.0),
+            ("job.max_prewarm", f64::from(self.job.max_prewarm), 0.0, 1_000.0),
             ("time.interval_s", f64::from(time.interval_s), 1.0, 60.0),
             ("time.trigger_ms", time.trigger_ms, 200.0, 600_000.0),
             ("time.trigger_offset_ms", time.trigger_offset_ms, 0.0, 60_000.0),

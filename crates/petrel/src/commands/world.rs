@@ -1,6 +1,7 @@
 //! `petrel world`: plays one game in the simulated world and shows what happened in every interval.
 
 use super::print;
+use super::train_online::read_policy;
 use crate::error::CommandError;
 use crate::table::two_columns;
 use clap::Args;
@@ -9,6 +10,7 @@ use petrel_arena::run::Ablations;
 use petrel_arena::speed::step_times;
 use petrel_arena::traces::{Scale, TraceGroup, single_group, test_groups};
 use petrel_core::trace::Family;
+use petrel_policy::policies::Learned;
 use petrel_policy::{PolicySettings, by_name};
 use petrel_sim::queue::{QueueParams, WorldSettings};
 use std::borrow::Cow;
@@ -38,6 +40,12 @@ pub(crate) struct WorldArgs {
     /// Who decides
     #[arg(long, default_value = "forecast", value_name = "NAME")]
     policy: String,
+    /// Policy file of `petrel train` that decides instead
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    policy_file: Option<PathBuf>,
+    /// Executors at the beginning [default: as many as carry what arrives there]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    initial_executors: Option<u32>,
     /// What arrives: steady, diurnal, bursty, self-exciting, shock, flash-crowd, or the path of a CSV file
     /// (bin_start_s,count; gzip allowed)
     #[arg(long, default_value = "flash-crowd", value_name = "NAME|FILE")]
@@ -82,10 +90,18 @@ pub(crate) fn run(args: &WorldArgs) -> Result<ExitCode, CommandError> {
         return Ok(ExitCode::SUCCESS);
     }
     let group = trace_group(args)?;
-    let settings = WorldSettings { seed: group.draw(args.seed), ..WorldSettings::new(&params, args.seed) };
+    let settings = WorldSettings {
+        seed: group.draw(args.seed),
+        initial_executors: args.initial_executors,
+        ..WorldSettings::new(&params, args.seed)
+    };
     let arrivals = Arc::new(group.arrivals(args.seed, &params, &settings.limits, false));
     let game = QueueGame { params, arrivals, settings };
-    let mut policy = by_name(&args.policy, &PolicySettings::default())?;
+    let mut policy = match &args.policy_file {
+        Some(path) => Box::new(Learned::load(&read_policy("--policy-file", path)?)?),
+        None => by_name(&args.policy, &PolicySettings::default())?,
+    };
+    let decides = args.policy_file.as_ref().map_or(args.policy.clone(), |path| path.display().to_string());
     let (outcome, points) = queue_timeline(&game, policy.as_mut(), &Ablations::none())?;
     if args.json {
         print(&format!("{}\n", serde_json::to_string(&outcome).unwrap_or_default()));
@@ -95,7 +111,7 @@ pub(crate) fn run(args: &WorldArgs) -> Result<ExitCode, CommandError> {
         print(&timeline_text(&points, settings.slo.p95_ms));
     }
     print(&two_columns(&[
-        ("policy", args.policy.clone()),
+        ("policy", decides),
         ("intervals over the objective", format!("{:.1} %", 100.0 * outcome.violation_rate)),
         ("cost, $", format!("{:.4}", outcome.cost)),
         ("latency p50/p95/p99, ms", format!("{:.0}/{:.0}/{:.0}", outcome.p50_ms, outcome.p95_ms, outcome.p99_ms)),
