@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What does the plugin cost? The same job at a steady rate with and without it, in turns (ABAB..).
+"""What does the plugin cost? The same job at a steady rate without it, with it listening, and with it deciding, in turns.
 
-Batch times are those that Spark itself logs (`triggerExecution` of each batch with records), so both sides are measured
-alike. With the plugin the controller keeps the number of executors (policy `fixed`), so that both sides also run on the same.
+Batch times are those that Spark itself logs (`triggerExecution` of each batch with records), so all sides are measured
+alike. All run on the same number of executors: where the plugin decides, by the policy `fixed`; where it listens
+(`advice-only`) or is away, because Spark's dynamic allocation may not have another number, but it works.
 The plugin's own account of its heartbeats is read from the driver's log.
 
 usage: $(spark/fetch.sh 3.5.7)/bin/python bench/spark-live/overhead.py --out DIR [--rounds 4] [--seconds 120]
@@ -24,7 +25,8 @@ import players
 import report
 from stage import JOB, Settings, Stage, TestbedError, end_on_terminate, machine
 
-ARMS = {"without": None, "with": players.PLAYERS["fixed-large"]}
+DECIDING = players.PLAYERS["fixed-large"]
+ARMS = {"without": None, "listening": dataclasses.replace(DECIDING, advice_only=True), "deciding": DECIDING}
 PROGRESS = "Streaming query made progress: "
 # Spark tells of each batch only at this level.
 PROGRESS_LOGGER = """
@@ -87,17 +89,18 @@ def heartbeat_cost(log):
 
 
 def text(rows, batches):
-    """What the turns say. Batches of a turn are alike, so the unit of the difference is a round."""
+    """What the turns say. Batches of a turn are alike, so the unit of a difference is a round."""
     by_round = {}
     for row in rows:
         by_round.setdefault(row["round"], {})[row["arm"]] = row["mean_ms"]
-    differences = [100 * (both["with"] / both["without"] - 1) for both in by_round.values() if len(both) == 2]
-    without, with_plugin = (np.array([row["batch_ms"] for row in batches if row["arm"] == arm], float) for arm in ARMS)
+    times = {arm: np.array([row["batch_ms"] for row in batches if row["arm"] == arm], float) for arm in ARMS}
     lines = [
-        f"- batches: {len(without)} without, {len(with_plugin)} with the plugin",
-        f"- median batch time: {np.median(without):.0f} ms without, {np.median(with_plugin):.0f} ms with",
-        f"- difference of the mean batch time, round by round: {report.estimate(differences).text(1)} %",
+        "- batches: " + ", ".join(f"{len(times[arm])} {arm}" for arm in ARMS),
+        "- median batch time: " + ", ".join(f"{np.median(times[arm]):.0f} ms {arm}" for arm in ARMS),
     ]
+    for arm, base in (("listening", "without"), ("deciding", "without"), ("deciding", "listening")):
+        differences = [100 * (means[arm] / means[base] - 1) for means in by_round.values() if arm in means and base in means]
+        lines.append(f"- mean batch time, {arm} against {base}, round by round: {report.estimate(differences).text(1)} %")
     told = [row for row in rows if row["heartbeats"] != ""]
     if told:
         first, median, mean, with_listening = (float(np.mean([row[key] for row in told])) for key in (
@@ -115,7 +118,7 @@ def text(rows, batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="directory of overhead.csv, batches.csv, overhead.md")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each side [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each arm [%(default)s]")
     parser.add_argument("--seconds", type=int, default=120, help="of a turn, behind --lead-in [%(default)s]")
     parser.add_argument("--lead-in", type=int, default=60, help="seconds of warming up [%(default)s]")
     parser.add_argument("--rate", type=float, default=2_000.0, help="records/s [%(default)s]")
@@ -133,7 +136,7 @@ def main():
     print(json.dumps({"machine": machine(), **dataclasses.asdict(settings)}), flush=True)
     with tempfile.TemporaryDirectory(prefix="petrel-overhead-") as folder, Stage(pathlib.Path(folder), settings) as stage:
         for turn in range(1, options.rounds + 1):
-            # Whatever drifts meets both alike when the second of a round is the first of the next.
+            # Whatever drifts meets all alike when the last of a round is the first of the next.
             for arm in (ARMS if turn % 2 else reversed(ARMS)):
                 load = flash_crowds.steady(turn, options.rate, options.lead_in, options.seconds)
                 try:

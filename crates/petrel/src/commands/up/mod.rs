@@ -122,7 +122,7 @@ impl fmt::Display for Engine {
 #[command(next_help_heading = "Controller")]
 struct ControlOptions {
     /// Policy: forecast, mpc, hpa, keda, knative, spark-dra, flink, dexter, linear-predictive, hybrid-histogram, fixed,
-    /// best-constant, or a trained one: learned, ppo, ppo+td3, ppo-lagrangian, dqn
+    /// best-constant, or a trained one: learned, ppo, ppo-spark, ppo+td3, ppo-lagrangian, dqn
     #[arg(long, env = "PETREL_POLICY", default_value = "forecast", value_parser = policy_name)]
     policy: String,
     /// Policy file of `petrel train` that decides instead
@@ -374,4 +374,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A field of a JSON object as text; empty when it is missing.
 fn text_field(object: &Value, field: &str) -> String {
     object[field].as_str().unwrap_or_default().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_of_policy_names_every_policy() {
+        let command = ControlOptions::augment_args(clap::Command::new("up"));
+        let policy = command.get_arguments().find(|argument| argument.get_id() == "policy").unwrap();
+        let help = policy.get_help().unwrap().to_string();
+        let words: Vec<&str> = help.split([' ', ',', ':']).collect();
+        for name in policy_names() {
+            assert!(words.contains(&name), "{name}: {help}");
+        }
+    }
 }
