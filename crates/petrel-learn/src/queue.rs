@@ -32,6 +32,9 @@ pub struct QueueTask {
     pub slo_p95_ms: Option<f64>,
     /// Bounds of the fleet in place of the world's.
     pub limits: Option<Limits>,
+    /// Seconds that a lower wish must last while learning, in place of the world's. Under a hold of several decisions a learner that tries
+    /// things by chance hardly ever gets to see what fewer executors are worth.
+    pub scale_down_hold_s: Option<f64>,
     /// Mean loads of the games relative to the automatic scale; each episode is prepared at each of them.
     pub loads: Vec<f64>,
     /// Contentions (`batch.contention`) that each world is learned in with; the world's own where this is empty.
@@ -57,6 +60,7 @@ impl Default for QueueTask {
             violation_penalty: 40.0,
             slo_p95_ms: None,
             limits: None,
+            scale_down_hold_s: None,
             loads: vec![0.6, 1.0, 1.5],
             contentions: Vec::new(),
             costs: vec![1.0],
@@ -152,6 +156,8 @@ impl Games {
         let prepare = |params: &Arc<QueueParams>| {
             let mut settings = WorldSettings::new(params, 0);
             settings.limits = task.limits.unwrap_or(settings.limits);
+            let hold_s = &mut settings.limits.scale_down_hold_s;
+            *hold_s = task.scale_down_hold_s.unwrap_or(*hold_s);
             settings.slo.p95_ms = task.slo_p95_ms.unwrap_or(settings.slo.p95_ms);
             let game = |(position, episode, load): &(usize, &Episode, f64)| {
                 let seed = stream_seed(seed, *position as u64);
