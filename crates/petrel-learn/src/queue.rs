@@ -392,15 +392,22 @@ mod tests {
     fn a_world_is_played_with_every_contention_and_cost() {
         let world = Arc::new(QueueParams::default());
         let task = QueueTask { contentions: vec![0.0, 0.3], costs: vec![1.0, 1.5], ..QueueTask::default() };
-        let variants = task.variants(&[Arc::clone(&world)]).unwrap();
+        let variants = task.variants(std::slice::from_ref(&world)).unwrap();
         let figures = |params: &Arc<QueueParams>| {
             (params.batch.contention, params.batch.record_cpu_us / world.batch.record_cpu_us)
         };
         let seen: Vec<(f64, f64)> = variants.iter().map(figures).collect();
         assert_eq!(seen, [(0.0, 1.0), (0.0, 1.5), (0.3, 1.0), (0.3, 1.5)]);
-        assert_eq!(QueueTask::default().variants(&[Arc::clone(&world)]).unwrap(), [world.clone()]);
+        let own = QueueTask::default().variants(std::slice::from_ref(&world)).unwrap();
+        assert_eq!(own, [Arc::clone(&world)]);
         let wrong = QueueTask { contentions: vec![2.0], ..QueueTask::default() };
-        assert!(wrong.variants(&[world]).unwrap_err().to_string().starts_with("batch.contention: got `2`"));
+        assert!(
+            wrong
+                .variants(std::slice::from_ref(&world))
+                .unwrap_err()
+                .to_string()
+                .starts_with("batch.contention: got `2`")
+        );
     }
 
     #[test]
